@@ -1,4 +1,4 @@
-"""Make the engine that has a given name. `engine_names` knows the names."""
+"""Makes the engine that has a given name. The module `engine_names` knows the names."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def make_generator(
     vllm: VllmOptions | None = None,
     server: ServerOptions | None = None,
 ) -> Generator:
-    """Make the engine that has this name.
+    """Return a new engine that generates completions. The name chooses its kind.
 
     Args:
         name: `transformers`, `vllm`, `openai`, `auto` (which means transformers), or the name of an engine that was

@@ -1,14 +1,14 @@
 """Draw the tokens of every rollout from a random stream of its own, so that no other rollout changes them.
 
-The stream belongs to the rollout's seed. `rollout_seeds` makes this seed from the seed of the run, the prompt, and the
-number of the rollout among those of this prompt. Each position uses the next numbers of the stream. So a rollout is
-the same for every batch size, order of the prompts and number of processes, and after a resumption. One difference
+The rollout's seed determines the stream. `rollout_seeds` makes this seed from the seed of the run, the prompt, and the
+index of the rollout among the rollouts of this prompt. Each position uses the next numbers of the stream. So a rollout
+is the same for every batch size, order of the prompts and number of processes, and in a resumed run. One difference
 remains: batches of other shapes round the logits differently. If two tokens are almost tied, rounding can decide
 between them (see "Draws" in docs/evaluate.md).
 
-The numbers come from NumPy's bit generator `Philox`, which is based on a counter (Salmon et al., 2011,
-doi:10.1145/2063384.2063405). NumPy guarantees the same raw numbers in all versions (NEP 19). They are computed on the
-CPU in float64, so all devices use the same noise.
+The random numbers come from NumPy's bit generator `Philox`, which is based on a counter (Salmon et al., 2011,
+doi:10.1145/2063384.2063405). NumPy guarantees the same raw numbers in all versions (NEP 19). The noise is computed
+from them on the CPU in float64, so all devices use the same noise.
 """
 
 from collections.abc import Sequence
@@ -26,20 +26,20 @@ BLOCK = 256
 class OwnDraws(LogitsProcessor):  # type: ignore[misc]
     """Logits processor that draws the next token of each row from the row's own random stream.
 
-    All tokens but the drawn one get the score −∞, so greedy decoding takes the drawn token. It is the last processor,
-    after temperature and top-p.
+    All tokens but the drawn one get the score −∞, so greedy decoding takes the drawn token. This processor must be the
+    last one, after temperature and top-p.
 
-    A token is drawn by the Gumbel-max trick in two stages: the block of 256 tokens whose log-probability plus Gumbel
-    noise is the greatest, and then the token within this block, in the same way. This is an exact draw from the
-    distribution. It needs far fewer random numbers than one for each token, and rounding of the logits changes it only
-    if two sums are almost equal.
+    A token is drawn in two stages, both by the Gumbel-max trick. The vocabulary is divided into blocks of 256 tokens.
+    The first stage draws the block whose log-probability plus Gumbel noise is the greatest. The second stage draws a
+    token of this block in the same way. The result is an exact draw from the distribution. It needs far fewer random
+    numbers than one for each token. Rounding of the logits changes it only if two sums are almost equal.
 
     Args:
         seeds: the seed of each row; see `rollout_seeds`.
 
     Attributes:
-        finite: whether each row had a finite greatest score at all positions so far; False means that its
-            probabilities contained NaN or infinity.
+        finite: True if the probabilities of all rows were finite at all positions so far; False if NaN or infinity was
+            among them.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
@@ -47,7 +47,7 @@ class OwnDraws(LogitsProcessor):  # type: ignore[misc]
         self.finite = True
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return scores in which each row has one finite entry, 0 for the drawn token.
+        """Draw a token for each row. Return scores that are 0 for the drawn token and −∞ for all other tokens.
 
         Args:
             input_ids: the token ids so far, `[rows, positions]`. They are not read.
@@ -66,7 +66,7 @@ class OwnDraws(LogitsProcessor):  # type: ignore[misc]
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
 
     def _noise(self, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Return the next `count` numbers of each stream as standard Gumbel noise, `[rows, count]`."""
+        """Return standard Gumbel noise `[rows, count]`, made from the next `count` numbers of each row's stream."""
         raw = np.stack([stream.random_raw(count) for stream in self._streams])
         # The shares lie strictly between 0 and 1. Shares near 0 give the greatest noise; float64 is finest there.
         shares = (raw >> np.uint64(11)) * 2.0**-53 + 2.0**-54

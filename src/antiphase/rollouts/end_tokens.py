@@ -1,4 +1,4 @@
-"""Find the tokens that end a completion. Probes, evaluations, trainings and all engines use the same rule."""
+"""Finds the tokens that end a completion. Probes, evaluations, trainings and all engines use this rule."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -64,10 +64,11 @@ class Generator(ABC):
         """
 
     def keep_in(self, path: Path | None) -> None:  # noqa: B027  # most engines keep nothing
-        """Keep each finished rollout of the next batch in a file, and read from it those that it already contains.
+        """Let the next batch keep its finished rollouts in a file, so that a batch that fails loses little.
 
-        Only the other rollouts are generated. So a batch that fails loses little. An engine does this if its rollouts
-        cost money or much time; the others keep nothing.
+        Rollouts that the file contains already are read from it. Only the missing ones are generated, and each is
+        added to the file when it is finished. Engines whose rollouts cost money or much time do this. Other engines
+        ignore the call and keep nothing.
 
         Args:
             path: the file. None keeps nothing.

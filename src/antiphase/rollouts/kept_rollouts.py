@@ -1,4 +1,4 @@
-"""Keep the finished rollouts of a batch in a file, so that an interrupted run asks only for the missing ones.
+"""Keeps the finished rollouts of a batch in a file, so that an interrupted run asks only for the missing ones.
 
 The file has one line of JSON for each rollout. A line is appended as soon as the rollout is finished. If the process
 is killed while it writes, the last line is not whole; it is ignored, and this rollout is generated again.
@@ -35,12 +35,12 @@ class KeptRollout:
     other_length: bool = False
 
     def completion(self) -> Completion:
-        """Return the rollout as engines return it."""
+        """Return the token ids and the finish as a `Completion`, the form in which engines return rollouts."""
         return Completion(self.ids, self.finish)
 
 
 class KeptRollouts:
-    """The file of the finished rollouts of one batch.
+    """A file that holds the finished rollouts of one batch.
 
     Args:
         path: the file; None keeps nothing.
@@ -50,7 +50,7 @@ class KeptRollouts:
         self.path = path
 
     def read(self) -> dict[str, KeptRollout]:
-        """Return the kept rollouts by the key that `rollout_key` makes."""
+        """Return the rollouts in the file, by their keys from `rollout_key`; empty if there is no file."""
         if self.path is None or not self.path.is_file():
             return {}
         found = {}
@@ -64,7 +64,7 @@ class KeptRollouts:
         return found
 
     def add(self, key: str, kept: KeptRollout) -> None:
-        """Append a finished rollout to the file.
+        """Append a finished rollout to the file. `key` is its key from `rollout_key`.
 
         Raises:
             InvalidInputError: the file cannot be written.
@@ -88,7 +88,7 @@ class KeptRollouts:
 
 
 def rollout_key(model: str, prompt_ids: Sequence[int], sampling: Sampling, ends: Sequence[int], seed: int) -> str:
-    """Return a digest of everything that a rollout depends on: the model, the prompt, the sampling options, the seed.
+    """Return a hash of all that a rollout depends on: model, prompt, sampling options, end tokens and seed.
 
     Args:
         model: the name of the model on the server.
@@ -103,13 +103,15 @@ def rollout_key(model: str, prompt_ids: Sequence[int], sampling: Sampling, ends:
 
 
 def kept_counts(paths: Iterable[Path]) -> dict[str, int]:
-    """Return how many kept rollouts were tokenised again here, and how many of them differ from the server's.
+    """Return how many kept rollouts were tokenised again here, and how many of these disagree with the server.
 
     Args:
         paths: the files of some batches.
 
     Returns:
-        `num_retokenised`, `num_other_text` and `num_other_length`; nothing if there is no kept rollout.
+        the numbers of rollouts that were tokenised again (`num_retokenised`), whose token ids do not decode to the
+        server's text (`num_other_text`), and that have another number of tokens than the server counted
+        (`num_other_length`). The dictionary is empty if no rollout is kept.
     """
     kept = [rollout for path in paths for rollout in KeptRollouts(path).read().values()]
     if not kept:

@@ -27,7 +27,7 @@ from antiphase.rollouts.server_protocol import Answer, read_answer
 
 
 class OpenaiGenerator(Generator):
-    """Asks a server for completions. The server is checked when this object is made.
+    """Engine that asks a server for completions. The server is checked when this object is made.
 
     Args:
         options: the server, and how it is asked.
@@ -52,7 +52,7 @@ class OpenaiGenerator(Generator):
         self.facts = {"server": self._server.facts(options.model)}
 
     async def _checked(self) -> CheckedServer:
-        """Check the server within the deadline."""
+        """Check the server within the deadline, and return what was found out about it."""
         work = check_server(self._options, self._tokenizer, self._ends, self._vocabulary)
         try:
             return await asyncio.wait_for(work, self._options.deadline)
@@ -63,7 +63,7 @@ class OpenaiGenerator(Generator):
             ) from None
 
     def keep_in(self, path: Path | None) -> None:
-        """Keep each finished rollout of the next batch in this file, and take from it those that it contains."""
+        """Let the next batch keep its finished rollouts in this file; see `Generator.keep_in`."""
         self._kept = KeptRollouts(path)
 
     def complete(
@@ -119,7 +119,10 @@ class OpenaiGenerator(Generator):
         return [done[row].completion() for row in range(len(keys))]
 
     async def _ask(self, bodies: dict[int, dict[str, Any]], finished: Callable[[int, Answer], None]) -> Outcome:
-        """Send the requests, and call `finished` with the row and the answer of each."""
+        """Send a request for each row, and return how the batch ended.
+
+        `finished` is called with the row and the answer of each request that succeeds.
+        """
         stop, url = asyncio.Event(), f"{self._options.base_url}/completions"
         async with Client(self._options, stop) as client:
 
@@ -136,7 +139,7 @@ class OpenaiGenerator(Generator):
             )
 
     def _ended(self, outcome: Outcome, done: int, wanted: int) -> Exception:
-        """Return the error of a batch that is not finished."""
+        """Return the error to raise for a batch of which not all rollouts are finished."""
         kept = "" if self._kept.path is None else " The finished ones are kept; repeat the command with --resume."
         state = f"{done} of {wanted} rollouts of the batch are finished."
         if outcome.late:
@@ -154,7 +157,7 @@ class OpenaiGenerator(Generator):
 def make(
     loaded: LoadedModel | None, *, end_ids: Sequence[int] = (), vllm: Any = None, server: ServerOptions | None = None
 ) -> Generator:
-    """Make the engine for a loaded model and a server. `vllm` is ignored.
+    """Return the engine `openai` for a loaded model and a server. `vllm` is ignored.
 
     Raises:
         InvalidInputError: `loaded` or `server` is None, or the server cannot be used.

@@ -1,4 +1,4 @@
-"""Sample completions with transformers, one padded batch at a time.
+"""Samples completions with transformers, one padded batch at a time.
 
 Each rollout has a seed of its own (see `draws`). The state of the caller's random generators is not changed.
 `transformers_engine` calls this module.
@@ -42,8 +42,8 @@ def generate(
         tick: function that is called after every generated position.
 
     Returns:
-        (token ids, finish) for each prompt. The token ids of the completion include its end token. The finish is
-        `stop` if there is an end token, else `length`.
+        (token ids, finish) for each prompt. The token ids are those of the completion with its end token. The finish
+        is `stop` if there is an end token, else `length`.
 
     Raises:
         OutOfMemoryError: the batch does not fit into memory; lower the batch size or `max_new_tokens`.
@@ -79,7 +79,7 @@ def generate(
 
 
 def _processors(sampling: Sampling, draws: OwnDraws) -> Any:
-    """Return the logits processors of the sampling options. The last one draws the tokens. None if greedy."""
+    """Return the logits processors that apply the sampling options and draw the tokens; None for greedy decoding."""
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
     if sampling.temperature == 0:
@@ -148,7 +148,7 @@ def trim(ids: list[int], ends: Sequence[int]) -> tuple[list[int], Finish]:
 
 
 def explained(error: RuntimeError, num_rollouts: int, sampling: Sampling) -> Exception:
-    """Return an error that says what to do about a failed generation; `error` itself if its cause is not known.
+    """Return an error that explains a failed generation and says what to do; `error` itself if its cause is unknown.
 
     Args:
         error: the error that torch raised.

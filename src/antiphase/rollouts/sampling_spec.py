@@ -13,14 +13,14 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling options.
+    """The options with which completions are sampled.
 
     Top-k and penalties are never applied, even if the checkpoint's generation config sets them.
 
     Args:
         max_new_tokens: the greatest number of generated tokens.
         temperature: the number that divides the logits; 0 means greedy decoding.
-        top_p: the probability of the nucleus in nucleus sampling; 1 samples from all tokens.
+        top_p: the total probability of the tokens that nucleus sampling keeps; 1 keeps all tokens.
         seed: seed of the run. The seed of each rollout is made from it; see `rollout_seeds`.
     """
 
@@ -41,8 +41,8 @@ class Sampling:
 def rollout_seeds(seed: int, prompt_ids: Sequence[Sequence[int]]) -> list[int]:
     """Return the seed of each rollout, a number below 2⁶³.
 
-    It is a hash of the seed of the run, the token ids of the prompt, and the number of earlier rollouts in this list
-    that have the same prompt.
+    It is a hash of the seed of the run, the token ids of the prompt, and how often the same prompt comes earlier in
+    the list.
 
     Args:
         seed: the seed of the run.

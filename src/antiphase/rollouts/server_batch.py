@@ -1,4 +1,4 @@
-"""Run many requests to a server at the same time, until all are done, one has failed for good, or the time is over."""
+"""Runs many requests to a server at the same time, until all are done, one has failed for good, or time is up."""
 
 import asyncio
 import concurrent.futures
@@ -15,10 +15,10 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a batch ended.
+    """How a batch of requests ended.
 
     Args:
-        failures: the errors of the rollouts that failed for good, with the row of each rollout.
+        failures: for each rollout that failed for good, its row (its index in the batch) and its error.
         late: whether the deadline passed before all rollouts were finished.
     """
 
@@ -35,15 +35,16 @@ async def run_rows(
     deadline: float | None,
     grace: float,
 ) -> Outcome:
-    """Await `work(row)` for each row, a limited number of them at the same time.
+    """Await `work(row)` for each row, a limited number of rows at the same time, and return how the batch ended.
 
-    When a row fails for good, no further row begins and no failed request is repeated. The rows under way may still
-    finish, since their tokens are being paid for. What is not finished `grace` seconds later is cancelled.
+    A row is the index of a rollout in the batch. When a row fails for good, no further row begins and no failed
+    request is repeated. The rows under way may still finish, since their tokens are being paid for. Rows that are not
+    finished `grace` seconds later are cancelled.
 
     Args:
-        rows: the rows.
-        work: function that does the work of a row, and stores its result.
-        stop: event that this function sets when no further attempt shall begin.
+        rows: the indices of the rollouts to generate.
+        work: function that generates the rollout of a row, and stores it.
+        stop: event that this function sets when no further attempt may begin.
         concurrency: the greatest number of rows under way at the same time.
         deadline: the seconds after which everything is cancelled; None sets no limit.
         grace: the seconds that the rows under way may still take after a failure.
@@ -86,7 +87,7 @@ async def run_rows(
 
 
 def run_here(work: Coroutine[Any, Any, Made]) -> Made:
-    """Run a coroutine to its end, also inside a notebook, whose thread already runs an event loop.
+    """Run a coroutine to its end, and return its result. This also works inside a notebook, which runs an event loop.
 
     If the caller is interrupted while it waits, by Ctrl-C for example, the coroutine is cancelled.
     """

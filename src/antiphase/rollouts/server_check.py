@@ -1,4 +1,4 @@
-"""Check, before rollouts are paid for, that a server has the right model and the tokenizer of the measured model.
+"""Checks, before rollouts are paid for, that a server has the right model and the tokenizer of the measured model.
 
 A few cheap requests are sent. At the first check that fails, the run ends with an error that says what differs. These
 are the checks:
@@ -10,8 +10,8 @@ are the checks:
    of tokens that the server counts in a text.
 5. If the server returns token ids, they must decode to the text that it returned.
 
-The weights of the server cannot be checked. So the server's model must have the name of the measured model, or the
-user must have named the server's model.
+The server's weights cannot be checked. So the server's model must have the same name as the measured model, or the
+user must have given the name of the server's model.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class CheckedServer:
     returns_ids: bool
 
     def facts(self, model: str) -> dict[str, str]:
-        """Return the facts that a run stores, as values that JSON can hold."""
+        """Return what a run stores about the server, as values that JSON can hold. `model` is the model's name."""
         return {
             "kind": self.kind,
             "model": model,
@@ -63,7 +63,7 @@ class CheckedServer:
 
 
 async def check_server(options: ServerOptions, tokenizer: Any, ends: Sequence[int], vocabulary: int) -> CheckedServer:
-    """Check a server, and find out how it is asked.
+    """Check that a server has the measured model and its tokenizer, and find out which form of request it takes.
 
     Args:
         options: the server, and how it is asked.
@@ -72,7 +72,7 @@ async def check_server(options: ServerOptions, tokenizer: Any, ends: Sequence[in
         vocabulary: the number of tokens that the measured model knows.
 
     Raises:
-        InvalidInputError: the server lacks the model, has another tokenizer, or cannot be asked in any way.
+        InvalidInputError: the server lacks the model, has another tokenizer, or takes no known form of request.
         ServerError: the server cannot be reached, or does not answer.
     """
     async with Client(options, asyncio.Event()) as client:
@@ -95,14 +95,15 @@ async def check_server(options: ServerOptions, tokenizer: Any, ends: Sequence[in
 
 
 async def _listed(client: Client, options: ServerOptions) -> dict[str, str | None]:
-    """Return the owner of each model that the server lists; nothing if the server has no list.
+    """Return the owner of each model that the server lists, by the model's name; empty if the server has no list.
 
-    `transformers serve` answers with status 500 if this machine has no cache of the hub. Any other failure is an
-    error. Otherwise a busy vLLM would be taken for an unknown server, and asked with fewer options.
+    A server has no list if it answers with the status 404, 405 or 501. The status 500 counts too: `transformers serve`
+    gives it on a machine without a cache of the hub. Any other failure is an error. Otherwise a busy vLLM would be
+    taken for an unknown server, and asked with fewer options.
 
     Raises:
-        RefusedError: the server refuses the request, with a status that servers without a list do not use.
-        ExhaustedError: all attempts failed, and the last one with a status that servers without a list do not use.
+        RefusedError: the server refuses the request with another status.
+        ExhaustedError: all attempts failed, and the last one with another status.
     """
 
     def read(payload: Any) -> dict[str, str | None]:
@@ -119,7 +120,7 @@ async def _listed(client: Client, options: ServerOptions) -> dict[str, str | Non
 
 
 def _lacks(options: ServerOptions, owners: Mapping[str, str | None], answered_by: str | None = None) -> str:
-    """Return the message that a server does not offer the model that is asked for.
+    """Return the error message for a server that does not offer the model that is asked for.
 
     Args:
         options: the server, and the model that is asked for.
@@ -137,7 +138,7 @@ def _lacks(options: ServerOptions, owners: Mapping[str, str | None], answered_by
 
 
 def _answers(answer: Answer, model: str) -> bool:
-    """Return whether the answer is of this model. `transformers serve` adds a revision to the name, after an @."""
+    """Return whether a model of this name answered. `transformers serve` adds an @ and a revision to the name."""
     return answer.model is not None and answer.model.partition("@")[0] == model
 
 
@@ -149,7 +150,7 @@ async def _trial(
     owners: Mapping[str, str | None],
     dialects: Sequence[Dialect],
 ) -> tuple[Dialect, Answer]:
-    """Ask for a short completion in one way after the other. Return the first way that works, and the answer to it."""
+    """Ask for a short completion in one way after another. Return the first way that works, and the answer."""
     url, refusals = f"{options.base_url}/completions", []
     for dialect in dialects:
         prompt = TRIAL_TEXT if dialect.as_text else ids
@@ -172,7 +173,7 @@ async def _trial(
 
 
 def check_prompt(answer: Answer, ids: Sequence[int]) -> None:
-    """Raise InvalidInputError if the server read prompt tokens that were not sent.
+    """Raise InvalidInputError if the server read other prompt tokens than those that were sent.
 
     Args:
         answer: the server's answer.
@@ -225,7 +226,7 @@ async def _check_tokenizer(
 
 
 async def _tokenised(client: Client, options: ServerOptions) -> list[int] | None:
-    """Return the token ids that the server makes of the trial text; None if it does not offer this."""
+    """Return the token ids into which the server tokenises the trial text; None if it cannot be asked for them."""
 
     def read(payload: Any) -> list[int]:
         tokens = payload.get("tokens") if isinstance(payload, Mapping) else None
@@ -245,7 +246,7 @@ async def _tokenised(client: Client, options: ServerOptions) -> list[int] | None
 
 
 def _check_text(answer: Answer, found: Sequence[int], tokenizer: Any, prompt: Sequence[int]) -> None:
-    """Raise InvalidInputError if the token ids of the trial do not decode to its text.
+    """Raise InvalidInputError if the server's token ids of the trial completion do not decode to the server's text.
 
     White space is not compared, since many tokenizers drop the space before the first word of a text. A character that
     is cut at the end, and special tokens, need not be in the server's text.

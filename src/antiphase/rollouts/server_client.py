@@ -1,4 +1,4 @@
-"""Send one request to an inference server, and repeat it if it fails for a reason that may pass.
+"""Sends one request to an inference server, and repeats it if it fails for a reason that may pass.
 
 A request is repeated after the statuses 408, 429, 500, 502, 503 and 504, after a refused or broken connection, and
 after an answer that is not whole, such as half-written JSON. Any other status is final: the error quotes the server's
@@ -66,7 +66,7 @@ class _PassingError(Exception):
 
     Args:
         message: what happened.
-        pause: the seconds that the server wants to be left alone; None if it named no time.
+        pause: the seconds that the server asks to wait before the next request; None if it names no time.
         answered: whether the server answered, or refused the connection, before the request timeout.
         status: the HTTP status of the answer; None if there was no whole answer.
     """
@@ -79,7 +79,7 @@ class _PassingError(Exception):
 
 
 class Client(contextlib.AbstractAsyncContextManager["Client"]):
-    """A context that sends requests to one server.
+    """Client that sends requests to one server, inside an `async with` block.
 
     Args:
         options: the server, and how it is asked.
@@ -106,14 +106,16 @@ class Client(contextlib.AbstractAsyncContextManager["Client"]):
     async def ask(
         self, url: str, body: Mapping[str, Any] | None, read: Callable[[Any], Read], *, attempts: int | None = None
     ) -> Read:
-        """Send a request, with repetitions, and return what `read` makes of the answer.
+        """Send a request, and return what `read` makes of the answer.
+
+        The request is repeated if it fails for a reason that may pass.
 
         Args:
             url: the address.
             body: the JSON object to send by POST; None sends a GET.
             read: function that gets the JSON value of the answer. If it raises MalformedError, the request is
                 repeated.
-            attempts: the greatest number of attempts; None takes that of the options.
+            attempts: the greatest number of attempts; None takes the number in the options.
 
         Raises:
             RefusedError: the server refused the request for good.
@@ -158,7 +160,7 @@ class Client(contextlib.AbstractAsyncContextManager["Client"]):
             raise _PassingError(str(error)) from None
 
     def _failure(self, response: httpx.Response, url: str) -> Exception:
-        """Return the error for an answer whose status is not that of a success."""
+        """Return the error for an answer whose HTTP status says that the request failed."""
         said, status = self._hidden(words(response.text)), response.status_code
         quote = f"status {status}" + (f": {said}" if said else "")
         if status in RETRIED:
@@ -174,11 +176,11 @@ class Client(contextlib.AbstractAsyncContextManager["Client"]):
         return RefusedError(f"{url} refused the request with {quote.rstrip('.')}.{hint}", status)
 
     def _hidden(self, text: str) -> str:
-        """Return the text without the server's key."""
+        """Return the text with `***` in place of the server's key."""
         return text if self._key is None else text.replace(self._key, "***")
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, but not longer than until the batch is stopped.
+        """Wait for some seconds. The wait ends early if the batch is stopped.
 
         Raises:
             StoppedError: the batch was stopped.
@@ -190,7 +192,7 @@ class Client(contextlib.AbstractAsyncContextManager["Client"]):
 
 
 def words(text: str) -> str:
-    r"""Return what a server says in the body of an error, on one line and shortened.
+    r"""Return the message in the body of a server's error, on one line and shortened.
 
     >>> words('{"error": {"message": "model x does not exist", "code": 404}}'), words("Bad\nGateway")
     ('model x does not exist', 'Bad Gateway')
@@ -208,7 +210,7 @@ def words(text: str) -> str:
 
 
 def named_pause(header: str | None, longest: float) -> float | None:
-    """Return the seconds that the header Retry-After names, at most `longest`; None without a valid header.
+    """Return the seconds to wait that the header Retry-After names, at most `longest`; None without a valid header.
 
     >>> named_pause("7", 300.0), named_pause("soon", 300.0), named_pause("9000", 300.0)
     (7.0, None, 300.0)

@@ -1,9 +1,9 @@
-"""Make a rollout of a server's answer: its token ids, and how it ended.
+"""Makes a rollout from a server's answer: the token ids of its completion, and how the completion ended.
 
 If the server returns token ids, they are used. If it returns only a text, the text is tokenised again here. Then two
-things are checked and counted: whether the ids decode to the same text, and whether they are as many as the server
-counted. An end token is not in such a text. So if the server says that the completion has ended, the end token is
-added: the one that the server names, else that of the tokenizer.
+things are noted in the rollout: whether the ids decode to the same text, and whether they are as many as the server
+counted. A server's text does not contain the end token. So if the server says that the completion has ended, the end
+token is added: the one that the server names, else the tokenizer's end token.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _UNKNOWN = "�"
 def rollout_of(
     answer: Answer, tokenizer: Any, ends: Sequence[int], sampling: Sampling, vocabulary: int
 ) -> KeptRollout:
-    """Return the rollout of an answer.
+    """Return the rollout that a server's answer contains.
 
     Args:
         answer: the server's answer.
@@ -31,7 +31,8 @@ def rollout_of(
         vocabulary: the number of tokens that the measured model knows.
 
     Raises:
-        InvalidInputError: a token id is not in the vocabulary, or the completion did not end as it should.
+        InvalidInputError: a token id is not in the vocabulary, there is no token, or the completion ended neither with
+            an end token nor at `max_new_tokens`.
     """
     if answer.finish not in ("stop", "length"):
         raise InvalidInputError(
@@ -86,7 +87,7 @@ def _of_text(answer: Answer, tokenizer: Any, ends: Sequence[int], sampling: Samp
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Return the token ids of a text, without special tokens around it."""
+    """Return the token ids of a text. No special tokens are added before or after it."""
     return [int(token) for token in tokenizer(text, add_special_tokens=False).input_ids]
 
 
@@ -106,7 +107,7 @@ def prompt_text(tokenizer: Any, ids: Sequence[int], row: int) -> str:
     Args:
         tokenizer: the tokenizer of the measured model.
         ids: the token ids of the prompt.
-        row: the number of the prompt, for the message.
+        row: the index of the prompt in the batch, for the error message.
 
     Raises:
         InvalidInputError: no such text is found.
@@ -123,7 +124,7 @@ def prompt_text(tokenizer: Any, ids: Sequence[int], row: int) -> str:
 
 
 def first_difference(expected: Sequence[int], found: Sequence[int]) -> str:
-    """Return a text that names the first place where two lists of token ids differ.
+    """Return a text that says where two lists of token ids differ first, or that they are equal.
 
     >>> first_difference([1, 2, 3], [1, 5, 3]), first_difference([1, 2], [1])
     ('token 1 is 2 here and 5 there', 'token 1 is 2 here and missing there')

@@ -1,4 +1,4 @@
-"""The options of the engine `openai`, which asks an inference server for completions. No torch, no httpx here."""
+"""The options of the engine `openai`, which asks an inference server. This module imports no torch and no httpx."""
 
 import os
 from dataclasses import dataclass, field

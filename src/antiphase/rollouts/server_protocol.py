@@ -14,10 +14,10 @@ All servers offer `POST /v1/completions`. They differ in the fields that they ta
 * **transformers serve** takes only text, refuses unknown fields with status 422, and returns only text. It takes a
   whole `GenerationConfig` as JSON (transformers/cli/serving/completion.py in transformers 5.23).
 * **Other services** take OpenAI's own fields
-  (https://platform.openai.com/docs/api-reference/completions/create). OpenAI's refuses unknown ones.
+  (https://platform.openai.com/docs/api-reference/completions/create). OpenAI's own service refuses unknown fields.
 
-`ignore_eos` is never sent. In vLLM it would leave only `stop_token_ids`, which is what is wanted. But in SGLang it
-switches off `stop_token_ids` too, and in llama.cpp it makes end tokens impossible.
+The field `ignore_eos` is never sent. In vLLM it would have the wanted effect: only `stop_token_ids` end a completion.
+But in SGLang it switches off `stop_token_ids` too, and in llama.cpp it makes end tokens impossible.
 """
 
 import json
@@ -38,7 +38,7 @@ class Dialect:
     Args:
         name: the name in messages.
         as_text: whether the prompt is sent as text; otherwise it is sent as token ids.
-        fields: function that makes the fields of the sampling from the sampling options and the end tokens.
+        fields: function that makes the request's sampling fields from the sampling options and the end tokens.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Dialect:
     def body(
         self, model: str, prompt: str | Sequence[int], sampling: Sampling, ends: Sequence[int], seed: int
     ) -> dict[str, Any]:
-        """Return the JSON object to send.
+        """Return the JSON object that is sent to ask for one completion.
 
         Args:
             model: the name of the model on the server.
@@ -62,7 +62,7 @@ class Dialect:
 
 
 def _openai_fields(sampling: Sampling, ends: Sequence[int]) -> dict[str, Any]:
-    """Return OpenAI's own fields. They have no top-k, no other penalties and no end tokens."""
+    """Return the sampling fields of OpenAI's own API. It has no fields for top-k, further penalties and end tokens."""
     return {
         "max_tokens": sampling.max_new_tokens,
         "temperature": sampling.temperature,
@@ -75,7 +75,10 @@ def _openai_fields(sampling: Sampling, ends: Sequence[int]) -> dict[str, Any]:
 
 
 def _extended_fields(sampling: Sampling, ends: Sequence[int]) -> dict[str, Any]:
-    """Return OpenAI's fields, and those of vLLM, SGLang and llama.cpp. Each of the three ignores what it lacks."""
+    """Return the sampling fields of OpenAI's API, and those that vLLM, SGLang and llama.cpp add to it.
+
+    Each of these three servers ignores the fields that it does not know.
+    """
     return {
         **_openai_fields(sampling, ends),
         "top_k": -1,
@@ -94,7 +97,10 @@ def _extended_fields(sampling: Sampling, ends: Sequence[int]) -> dict[str, Any]:
 
 
 def _transformers_fields(sampling: Sampling, ends: Sequence[int]) -> dict[str, Any]:
-    """Return the fields of `transformers serve`: a generation config, so that no default of the model is left."""
+    """Return the sampling fields of `transformers serve`.
+
+    They contain a generation config that replaces the model's own defaults.
+    """
     drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     config = {
         "max_new_tokens": sampling.max_new_tokens,
@@ -146,7 +152,7 @@ class Answer:
 
 
 def read_answer(payload: Any) -> Answer:
-    """Read the JSON value of an answer.
+    """Return the completion that the JSON value of a server's answer contains.
 
     Raises:
         MalformedError: the value has no choice, more than one, or a choice of another form.
@@ -184,7 +190,7 @@ def _count(value: Any) -> int | None:
 def _ids(*values: Any) -> tuple[int, ...] | None:
     """Return the first of the values that is a list of token ids; None if there is none.
 
-    An empty list of llama.cpp means that it was not asked to return ids, so an empty list does not count.
+    An empty list does not count, since llama.cpp returns one if it was not asked for ids.
     """
     for value in values:
         if isinstance(value, list) and value:

@@ -17,7 +17,7 @@ from antiphase.rollouts.sampling_spec import Sampling
 
 
 class TransformersGenerator(Generator):
-    """Generates completions with a loaded model, one padded batch at a time.
+    """Engine that generates completions with a loaded model, one padded batch at a time.
 
     Args:
         loaded: the model and its tokenizer.
@@ -58,7 +58,7 @@ class TransformersGenerator(Generator):
 
 
 def make(loaded: LoadedModel | None, *, end_ids: Sequence[int] = (), vllm: Any = None) -> Generator:
-    """Make the engine for a loaded model. `vllm` is ignored.
+    """Return the engine `transformers` for a loaded model. `vllm` is ignored.
 
     Raises:
         InvalidInputError: `loaded` is None.

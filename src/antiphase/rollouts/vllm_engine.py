@@ -62,7 +62,7 @@ class VllmOptions:
 
 
 class VllmGenerator(Generator):
-    """Generates completions with vLLM.
+    """Engine that generates completions with vLLM.
 
     Args:
         options: the model that vLLM loads, and the memory that it takes.
@@ -164,7 +164,7 @@ class VllmGenerator(Generator):
 
 
 def make(loaded: Any, *, end_ids: Sequence[int] = (), vllm: VllmOptions | None = None) -> Generator:
-    """Make the engine for these options. vLLM loads its own weights, so `loaded` is ignored.
+    """Return the engine `vllm` for these options. vLLM loads its own weights, so `loaded` is ignored.
 
     Raises:
         InvalidInputError: `vllm` is None, or vLLM cannot run the model.
@@ -225,7 +225,7 @@ def _completion(row: int, output: Any, ends: Sequence[int], sampling: Sampling) 
     """Return the completion that vLLM generated for one rollout, after checks.
 
     Args:
-        row: the number of the rollout in the batch, for error messages.
+        row: the index of the rollout in the batch, for error messages.
         output: vLLM's output for the rollout.
         ends: the ids of the end tokens.
         sampling: the sampling options.

@@ -16,12 +16,12 @@ def add_to_advantages(
 
     Args:
         output: the batch, as TRL's `_generate_and_score_completions` returned it. Its entry `advantages` is replaced.
-        logged: TRL's log of advantages, which keeps the latest ones; it is changed in place.
-        term: the number to add for each rollout of all processes.
+        logged: TRL's log, which holds the advantages of the latest rollouts of all processes. It is changed in place.
+        term: the term of each rollout of all processes.
         process: index of this process.
         num_processes: number of processes.
-        by_token: True if there is an advantage for each token, `[rollout, token]`; False if there is one for each
-            rollout, `[rollout]`. The term is added only to the tokens that are trained on.
+        by_token: True if TRL has an advantage for each token, `[rollout, token]`. The term is then added only at the
+            tokens that are trained on. False if TRL has one advantage for each rollout, `[rollout]`.
 
     Raises:
         HostError: the advantages do not have the shape that `by_token` says, or `term` does not have one number for

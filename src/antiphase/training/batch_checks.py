@@ -1,7 +1,8 @@
 """Checks what the user's reward functions and `rollout_func` returned and logged for a batch.
 
-TRL itself mixes numbers of the same name, passes on infinite rewards, and fails on completions without a token. This
-module raises an error that names the cause, before the batch changes the policy.
+TRL itself would mix two metrics or columns that have the same name. It would train on infinite rewards, and fail
+without a clear message on completions that have no token. This module raises an error that names the cause, before
+the batch changes the policy.
 """
 
 import functools
@@ -26,7 +27,7 @@ _SHOWN.maxstring = _SHOWN.maxother = 200
 
 
 class UnscoredWarning(UserWarning):
-    """Warning that no reward function gave a reward to some rollouts."""
+    """Warning that some rollouts got no reward from any reward function."""
 
 
 def checked_rollouts(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,7 +61,9 @@ def checked_rollouts(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_names(names: Sequence[str], *, log_completions: bool) -> None:
-    """Raise InvalidInputError if a task reward has a name that antiphase uses, since TRL would mix both numbers.
+    """Raise InvalidInputError if a task reward has a name that antiphase uses for a reward or a column of its own.
+
+    TRL would mix the values of two rewards or columns that have the same name.
 
     Args:
         names: names of the task rewards, which come from reward functions and from environments.
@@ -142,10 +145,10 @@ def check_finite(rewards: Float[Tensor, "rollout function"], names: Sequence[str
 def warn_unscored(
     unscored: Bool[Tensor, "rollout"], prompts: Sequence[Any], completions: Sequence[Any], step: int, process: int
 ) -> None:
-    """Warn on the main process if no reward function gave a reward to some rollouts of a batch.
+    """Warn on the main process if some rollouts of a batch got no reward from any reward function.
 
     Args:
-        unscored: whether each rollout of all processes has no reward.
+        unscored: for each rollout of all processes, True if no reward function gave it a reward.
         prompts, completions: the prompt and the completion of each rollout of this process.
         step: number of optimizer steps before the batch.
         process: index of this process.

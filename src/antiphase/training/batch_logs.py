@@ -1,4 +1,4 @@
-"""Puts antiphase's numbers of a batch into what TRL logs: its table of completions, and its metrics."""
+"""Adds antiphase's scores and metrics of a batch to TRL's logs: to its table of completions and to its metrics."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +13,9 @@ from antiphase.training.batch_checks import COLUMNS, check_columns_of, check_len
 
 
 def log_columns(trainer: Any, scores: RolloutScores) -> None:
-    """Add antiphase's columns (`COLUMNS`) to TRL's table of completions; an undefined number becomes None.
+    """Add antiphase's columns, which hold the scores of each rollout, to TRL's table of completions.
+
+    `COLUMNS` lists the columns. An undefined score becomes None.
 
     Args:
         trainer: TRL's trainer. Its reward functions have scored the batch.
@@ -37,7 +39,7 @@ def log_metrics(trainer: Any, metrics: Mapping[str, float]) -> None:
 
     Args:
         trainer: TRL's trainer.
-        metrics: the numbers of the batch by name, of all processes together.
+        metrics: the metrics by name. Each is computed over the rollouts of all processes.
 
     Raises:
         InvalidInputError: a reward function logged a metric of the same name.
@@ -55,7 +57,8 @@ def mean_over_processes(logged: Mapping[str, float], gather: Callable[[Tensor], 
 
     Args:
         logged: the metrics that the reward functions of this process logged for the batch.
-        gather: a function that takes a tensor, and returns those of all processes joined along the first axis.
+        gather: a function that takes this process's tensor, and returns the tensors of all processes joined along the
+            first axis.
     """
     names = sorted(set(gather_object(list(logged))))
     if not names:

@@ -21,9 +21,9 @@ _WORDS = {
 
 
 def batch_sizes(args: Any) -> dict[str, int]:
-    """Return the four numbers that must not change within a run, by name.
+    """Return the four batch sizes that must stay the same when a run is continued, by name.
 
-    The numbers of rollouts are those of all processes together.
+    Numbers of rollouts count the rollouts of all processes together. `_WORDS` says what each of the four is.
 
     Args:
         args: the trainer's arguments.

@@ -1,7 +1,7 @@
 """The class `InversionCallback` measures the inversion of a model while any Hugging Face trainer trains it.
 
-The callback works in supervised fine-tuning, RL and every other training. It only measures. To train on inversion, use
-`CorRPOTrainer`.
+Inversion is −ρ, where ρ is the correlation of token entropy and gradient strength. The callback works in supervised
+fine-tuning, RL and every other training. It only measures. To train on inversion, use `CorRPOTrainer`.
 """
 
 from collections.abc import Sequence
@@ -46,8 +46,8 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
         step_strength: how the strength of a step with n tokens is computed. `mean` is the mean of its tokens'
             strengths. `joint` is the norm of the gradient of the sum of its tokens' logits (or other targets),
             divided by n^0.9. None keeps what `spec` says.
-        min_tokens: rollouts with fewer tokens (or types) have no ρ over them.
-        min_steps: rollouts with fewer steps have no ρ over steps.
+        min_tokens: a rollout with fewer tokens has no ρ over tokens, and one with fewer types has no ρ over types.
+        min_steps: a rollout with fewer steps has no ρ over steps.
         num_resamples: number of bootstrap samples of the prompts, from which the intervals are computed.
         think_tags: tags between which the model thinks, besides those of the model families that antiphase knows. Each
             text holds an opening and a closing tag, as in `<plan> </plan>`.
@@ -114,7 +114,7 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
             self._measure(args, state, control, kwargs["model"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure after every `every_n_steps` steps, and after the last step."""
+        """Measure the model after every `every_n_steps` steps, and after the last step."""
         if state.global_step % self.every_n_steps == 0 or state.global_step >= state.max_steps:
             self._measure(args, state, control, kwargs["model"])
 

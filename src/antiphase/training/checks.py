@@ -24,7 +24,7 @@ ENTROPY_STATE = "entropy_ctrl_state.json"
 def own_config(model: Any, args: Any) -> CorRPOConfig:
     """Return the trainer's arguments, after a check of their type.
 
-    If `args` is None, they are the defaults, with an output directory that is named after the model.
+    If `args` is None, the default arguments are returned. Their output directory is named after the model.
 
     Raises:
         InvalidInputError: the arguments are not a `CorRPOConfig`. TRL's own `GRPOConfig` is refused too.
@@ -39,9 +39,10 @@ def own_config(model: Any, args: Any) -> CorRPOConfig:
 
 
 def check_functions(functions: Sequence[Any], args: CorRPOConfig) -> None:
-    """Raise InvalidInputError if the number of weights is not that of the functions, or if `gated` cannot be used.
+    """Raise InvalidInputError if the reward weights or `inversion_combine` do not fit the other arguments.
 
-    `inversion_combine='gated'` cannot be used with `normalize_then_sum`.
+    There must be one weight for each reward function. `inversion_combine='gated'` cannot be used with
+    `multi_objective_aggregation='normalize_then_sum'`.
     """
     if args.reward_weights is not None and len(args.reward_weights) != len(functions):
         raise InvalidInputError(
@@ -100,7 +101,7 @@ def check_token_advantages(args: CorRPOConfig, verifier: int | None) -> None:
 def check_columns(arguments: Mapping[str, Any], functions: Sequence[Any]) -> None:
     """Raise InvalidInputError unless the data sets have the columns that TRL and the verifier read.
 
-    If a streamed data set does not name its columns, its first row is read.
+    If a streamed data set does not name its columns, its first row is read to find them.
 
     Args:
         arguments: the arguments of TRL's trainer by name, among them the data sets.
@@ -141,7 +142,7 @@ def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOC
         args: the trainer's arguments.
 
     Returns:
-        the index, or None if no function verifies.
+        the index of the verifier, or None if there is no verifier.
 
     Raises:
         InvalidInputError: no reward function has the given name, or `inversion_combine` is `gated` and there is no

@@ -1,8 +1,9 @@
-"""Makes the texts of completions from their token ids, with the tags of thoughts, for rewards that read thoughts.
+"""Makes texts of completions from their token ids, for rewards that must find the thought in a completion.
 
-TRL decodes completions without special tokens, or parses them into messages. In both cases the end of a
-thought can be lost. Rewards of the class `ReadingReward` get the texts that are made here. The user's own reward
-functions get what TRL made.
+A thought is the part in which the model thinks before it answers, such as the text between `<think>` and `</think>`.
+TRL decodes completions without special tokens, or parses them into messages. In both cases the tag that ends a thought
+can be lost. The texts that are made here keep the tags, and go to rewards of the class `ReadingReward`. The user's own
+reward functions get the texts or messages that TRL made.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -26,7 +27,7 @@ class CompletionReader:
     Attributes:
         rollouts: the token ids of the completions and of their prompts, as they were given.
         finishes: how each completion ended: `length` if it has no end token and reached the limit, else `stop`.
-        logged: the numbers that rewards have logged for the batch, by name.
+        logged: the metrics that `ReadingReward` functions have logged for the batch, by name.
     """
 
     def __init__(
@@ -46,13 +47,13 @@ class CompletionReader:
         self._known: dict[tuple[tuple[str, str], ...], list[str]] = {}
 
     def arguments(self, given: Mapping[str, Any], tags: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-        """Return the arguments for a `ReadingReward`.
+        """Return the arguments with which a `ReadingReward` is called.
 
         They are TRL's arguments with three changes: `completions` are the texts that this reader makes, `finishes` is
-        added, and `log_metric` also keeps the numbers in `logged`.
+        added, and `log_metric` also stores each metric in `logged`.
 
         Args:
-            given: TRL's arguments.
+            given: the arguments with which TRL calls reward functions.
             tags: pairs of the tag that opens a thought and the tag that closes it.
         """
         log = given.get("log_metric")
@@ -65,7 +66,7 @@ class CompletionReader:
         return {**given, "completions": self.texts(tags), "finishes": self.finishes, "log_metric": log_metric}
 
     def texts(self, tags: tuple[tuple[str, str], ...]) -> list[str]:
-        """Return the texts of the completions, with the tags of their thoughts."""
+        """Return the texts of the completions, in which the tags of thoughts are kept."""
         if tags not in self._known:
             self._known[tags] = [self._text(place, tags) for place in range(len(self._completions))]
         return self._known[tags]

@@ -29,8 +29,8 @@ def time_left(seconds: float) -> str:
 class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
     """Callback that prints a line for each log of the trainer.
 
-    The line holds the accuracy, the inversion ι, the entropy, the length, the weight λ of inversion, the time of a
-    step and the time left.
+    The line holds the accuracy, the means of inversion ι, entropy and completion length, the weight λ of inversion,
+    the time of a step and the time left.
     """
 
     def __init__(self, write: Callable[[str], None] | None = None) -> None:
@@ -43,7 +43,7 @@ class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
             self._began, self._first = time.monotonic(), state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Print the line, if the log has the metrics of a measured batch."""
+        """Print a line for this log, if the log has the metrics of a measured batch."""
         if not state.is_world_process_zero or not logs or "inversion/mean" not in logs:
             return
         done = state.global_step - self._first
@@ -93,7 +93,7 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
         print("\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once", flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Save a checkpoint and stop, if any process was asked to stop."""
+        """Let the trainer save a checkpoint and stop, if any process got a signal."""
         asked = self.asked
         if self.accelerator.num_processes > 1:
             flag = torch.tensor([float(asked)], device=self.accelerator.device)

@@ -1,4 +1,4 @@
-"""How fast a machine does the work that `model_shape.Counts` names, with the rates of an H100."""
+"""The speed of a machine for each kind of work in `model_shape.Counts`. `H100` holds the speeds of an H100 GPU."""
 
 import math
 from collections.abc import Sequence
@@ -9,21 +9,21 @@ from antiphase.training.model_shape import Counts
 
 @dataclass(frozen=True)
 class Device:
-    """How fast a machine does the work that `Counts` names.
+    """The speed of a machine for each kind of work in `Counts`.
 
     Args:
-        name: its name.
-        gpu: True for a GPU, False for a CPU. A GPU is assumed to have fast products in float64.
-        products: operations a second of matrix products in the dtype of the weights.
-        wide: operations a second of matrix products in float64.
-        solver: operations a second of float64 solvers; only for a CPU.
-        column: seconds for one column of a QR decomposition; only for a GPU.
-        bandwidth: bytes a second that are read or written.
-        launch: seconds in which the CPU starts a kernel.
-        memory: bytes of memory.
-        links: bytes a second that a GPU exchanges with others in its node, and with other nodes.
-        token_floor: the shortest time, in seconds, of one step of an inference engine. A step makes one token of
-            every rollout.
+        name: the name of the machine.
+        gpu: True for a GPU, False for a CPU. A GPU is assumed to have fast matrix products in float64.
+        products: speed of matrix products in the dtype of the weights, in operations a second.
+        wide: speed of matrix products in float64, in operations a second.
+        solver: speed of QR and eigenvalue solvers in float64 on a CPU, in operations a second.
+        column: time that a GPU needs for one column of a QR decomposition, in seconds.
+        bandwidth: speed of reading and writing memory, in bytes a second.
+        launch: time that the CPU needs to start one kernel, in seconds.
+        memory: size of the memory, in bytes.
+        links: two speeds at which a GPU exchanges data with other GPUs, in bytes a second: within a node, and between
+            nodes.
+        token_floor: shortest time in which an inference engine makes one token of every rollout, in seconds.
     """
 
     name: str
@@ -39,9 +39,10 @@ class Device:
     token_floor: float = 0.0
 
     def seconds(self, phases: Sequence[Counts]) -> float:
-        """Return the time of some phases that follow one another.
+        """Return the seconds that some phases of work take, one phase after another.
 
-        A GPU works while the CPU starts its kernels, so the slower of the two counts. On a CPU, both are added.
+        A GPU works while the CPU starts its kernels, so a phase takes the longer of these two times. On a CPU, the two
+        times are added.
         """
         total = 0.0
         for part in phases:

@@ -2,7 +2,7 @@
 
 All rollouts of a prompt form a group. If their task rewards are all equal, the policy learns nothing about the task
 from the group, since advantages are differences within a group. Dynamic sampling replaces groups of this kind by
-groups of further prompts. These are pure functions; `ResamplingTrainer` applies them to TRL's batches.
+groups of further prompts. The functions of this module are pure; `ResamplingTrainer` applies them to TRL's batches.
 """
 
 import hashlib
@@ -70,9 +70,9 @@ def groups_without_signal(rewards: Float[Tensor, "rollout"], group_size: int) ->
 
 
 def groups_to_sample(missing: int, group_size: int, num_processes: int) -> int:
-    """Return how many groups to sample to replace `missing` groups: as many, or the next number that can be shared.
+    """Return how many groups to sample, if at least `missing` groups are needed.
 
-    A number can be shared if every process gets the same number of rollouts.
+    It is the smallest number of groups, from `missing` on, whose rollouts can be divided equally among all processes.
 
     >>> groups_to_sample(3, 4, 2), groups_to_sample(3, 3, 2)
     (3, 4)
@@ -87,7 +87,10 @@ def groups_to_sample(missing: int, group_size: int, num_processes: int) -> int:
 
 
 def prompt_key(row: Mapping[str, Any]) -> str:
-    """Return a short text that is the same for equal prompts. Processes send it to one another."""
+    """Return a short text (a hash of the row's prompt), which is the same for equal prompts.
+
+    Processes exchange these texts to find out which prompts the batch already has.
+    """
     text = json.dumps(row["prompt"], sort_keys=True, ensure_ascii=False, default=repr)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -97,8 +100,8 @@ def further_rows(
 ) -> Iterator[Mapping[str, Any]]:
     """Yield rows of a data set in a random order, without the prompts that the batch already has.
 
-    The order depends only on `seed`, `step` and `generation`. Therefore all processes draw the same prompts, and a
-    resumed training draws those of the training that was not interrupted. No prompt is yielded twice.
+    The order depends only on `seed`, `step` and `generation`. So all processes draw the same prompts, and a resumed
+    training draws the same prompts as one that was not interrupted. No prompt is yielded twice.
 
     Args:
         rows: the training data, a sequence of rows.

@@ -1,4 +1,4 @@
-"""Ends a run of `antiphase train`: loads a run that only lacks its end, and saves the whole model."""
+"""Finishes a run of `antiphase train`: saves the whole model, also if the run was killed after its last step."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from antiphase.training.trajectory import read_trajectory
 
 
 def load_finished(trainer: Any, checkpoint: Path, heldout: HeldOutCallback | None) -> None:
-    """Load a run that was killed after its last step, and evaluate it if its last evaluation is missing.
+    """Load the model of a run that was killed after its last step. Evaluate it if the last evaluation is missing.
 
     Args:
         trainer: the trainer, which has not trained yet.
         checkpoint: the checkpoint of the last step.
-        heldout: evaluates the policy; None if the run has no held-out problems.
+        heldout: the callback that evaluates the policy; None if the run has no held-out problems.
     """
     trainer.clock.start()
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
@@ -39,7 +39,7 @@ def load_finished(trainer: Any, checkpoint: Path, heldout: HeldOutCallback | Non
 
 
 def save_whole(trainer: Any) -> None:
-    """Save the model in one piece, also where FSDP 2 would save the shards of each process."""
+    """Save the model in one piece, even where FSDP 2 would save a shard for each process."""
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if plugin is not None:
         plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -47,7 +47,7 @@ def save_whole(trainer: Any) -> None:
 
 
 class _Prepared(Exception):  # noqa: N818
-    """Ends `trainer.train` when the model is prepared and loaded. It is no error."""
+    """Exception that ends `trainer.train` as soon as the model is prepared and loaded. It reports no failure."""
 
 
 class _Stop(TrainerCallback):  # type: ignore[misc]
@@ -58,10 +58,9 @@ class _Stop(TrainerCallback):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _stopped_at_the_beginning(trainer: Any) -> Iterator[None]:
-    """Let `trainer.train` raise `_Prepared` before it would train, while the block lasts.
+    """Make `trainer.train` raise `_Prepared` before its first step, inside the `with` block.
 
-    transformers trains at least one step, also if the checkpoint is that of the last step. So the training must be
-    stopped before.
+    transformers would train at least one step, even from the checkpoint of the last step. The exception prevents this.
     """
     stop = _Stop()
     trainer.add_callback(stop)

@@ -47,7 +47,10 @@ class HeldOut:
 
 
 class _Answer(NamedTuple):
-    """One verified completion: whether it is right, why (`outcome`), its number of tokens, whether it was cut off."""
+    """The result of verifying one completion: whether it is right, and why (`outcome`).
+
+    `length` is its number of tokens. `truncated` says whether it was cut off at the length limit.
+    """
 
     right: bool
     outcome: Outcome
@@ -66,14 +69,14 @@ def evaluate_policy(
 
     Args:
         loaded: the policy with its tokenizer.
-        held: the problems, and how they are sampled.
-        pool: verifies the completions.
+        held: the problems, and how completions of them are sampled.
+        pool: the verifier processes, which check the completions.
         rank, world: index of this process, and number of processes that share the problems.
 
     Returns:
-        the numbers by their names in docs/metrics.md, the same on every process: shares in [0, 1], counts, and a mean
-        length in tokens. The names that end in `_low` and `_high` are the ends of the 95 % interval over problems,
-        from `share_interval`.
+        shares in [0, 1], counts, and a mean length in tokens, by their names in docs/metrics.md. They are the same on
+        every process. Names that end in `_low` and `_high` are the ends of a 95 % interval over problems, from
+        `share_interval`.
     """
     chosen = list(range(rank, len(held.problems), world))
     drawn = _answers(loaded, held, chosen, held.samples, held.sampling, pool)
@@ -104,9 +107,9 @@ def evaluate_policy(
 def _answers(
     loaded: LoadedModel, held: HeldOut, chosen: Sequence[int], samples: int, sampling: Sampling, pool: VerifierPool
 ) -> list[list[_Answer]]:
-    """Return the verified completions of each chosen problem; `chosen` holds the indices of the problems.
+    """Complete the chosen problems, verify the completions, and return the results, a list for each problem.
 
-    `samples` is the number of completions of each problem.
+    `chosen` holds the indices of the problems, and `samples` is the number of completions of each problem.
     """
     # The seeds are those of the whole list, so they do not depend on the number of processes.
     every = [ids for ids in held.prompt_ids for _ in range(samples)]
@@ -136,10 +139,10 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
     """Callback that evaluates the policy on held-out problems, and writes rows of kind `eval` to the trajectory.
 
     Args:
-        held: the problems, and how they are sampled.
+        held: the problems, and how completions of them are sampled.
         trajectory: the file to which the rows are written.
         tokenizer: the policy's tokenizer.
-        pool: verifies the completions.
+        pool: the verifier processes, which check the completions.
         every_n_steps: number of optimizer steps between two evaluations. 0 means none between the first and the last
             step. The policy is always evaluated before the first step and after the last step.
     """
@@ -154,12 +157,12 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
         self._done_at = math.nan
 
     def evaluate(self, step: int, *, track: bool = True) -> dict[str, float]:
-        """Evaluate the policy now, write the row to the trajectory, and return its numbers.
+        """Evaluate the policy now, and write the results as a row of the trajectory. Return the results by name.
 
         Args:
             step: number of optimizer steps before the evaluation.
-            track: whether the numbers are also sent to the trackers, such as TensorBoard. After the end of the
-                training, trackers accept no numbers.
+            track: whether the results are also sent to the trackers, such as TensorBoard. After the end of the
+                training, trackers accept nothing more.
         """
         with timed(self.trainer, "evaluation"):
             return self._evaluate(step, track)
@@ -194,7 +197,7 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
             self.evaluate(0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Evaluate after every `every_n_steps` steps, and after the last step."""
+        """Evaluate the policy after every `every_n_steps` steps, and after the last step."""
         due = self.every_n_steps and state.global_step % self.every_n_steps == 0
         if due or state.global_step >= state.max_steps:
             self.evaluate(state.global_step)

@@ -1,4 +1,4 @@
-"""Makes the arguments of TRL's `GRPOTrainer` from those of `CorRPOTrainer`: the inversion reward is added to them."""
+"""Makes the arguments of TRL's `GRPOTrainer` from those of `CorRPOTrainer`, and adds the inversion reward to them."""
 
 import copy
 import inspect
@@ -30,7 +30,7 @@ def host_arguments(
         model: the model or its name.
         reward_funcs: one reward function, several of them, or None.
         args: the trainer's configuration, which is not changed.
-        positional, named: the other arguments of `GRPOTrainer`, in its order.
+        positional, named: the other arguments of `GRPOTrainer`: positional ones in its order, and keyword ones.
 
     Raises:
         InvalidInputError: arguments do not fit together.

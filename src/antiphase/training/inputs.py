@@ -44,7 +44,7 @@ def draw_problems(recipe: Recipe) -> tuple[list[Problem], list[Problem]]:
     """Return the training problems and the held-out problems, which share no prompt.
 
     Raises:
-        InvalidInputError: a task does not exist or has too few problems, or a held-out problem is a training problem.
+        InvalidInputError: a task does not exist or has too few problems, or a problem would be in both lists.
     """
     options = recipe.options
     tasks = [load_task(spec).for_training() for spec in options.tasks]
@@ -65,11 +65,11 @@ def draw_problems(recipe: Recipe) -> tuple[list[Problem], list[Problem]]:
 
 
 def chat_options(recipe: Recipe, moment: str | None = None) -> ChatOptions:
-    """Return the options with which the chat template is called, both in training and on held-out problems.
+    """Return the options with which the chat template renders the prompts of training and held-out problems.
 
     Args:
         recipe: the run's recipe.
-        moment: the time that the template reads, in ISO format; None is the present time.
+        moment: the time that the template uses as the current time, in ISO format; None means the real time.
     """
     variables = cast("dict[str, Any] | None", recipe.config.chat_template_kwargs)
     return ChatOptions(variables, recipe.options.fold_system, moment=moment)
@@ -117,7 +117,7 @@ def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> lis
 def prompt_ids(
     tokenizer: Any, table: Sequence[Mapping[str, Any]], chat: ChatOptions | None = None
 ) -> tuple[tuple[int, ...], ...]:
-    """Return the token ids of the prompts of data-set rows; `chat` says how the chat template is called."""
+    """Return the token ids of the prompt of each data-set row; `chat` says how the chat template is called."""
     return tuple(
         tuple(prompt_token_ids(tokenizer, row["prompt"], f"problem {row['problem_id']}", chat)) for row in table
     )
@@ -126,13 +126,13 @@ def prompt_ids(
 def held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem], moment: str) -> HeldOut:
     """Return the held-out problems, and how completions of them are sampled.
 
-    Temperature, top_p and length limit are those of the training.
+    The sampling has the temperature, top_p and length limit of the training.
 
     Args:
         recipe: the run's recipe.
         tokenizer: the model's tokenizer.
         problems: the held-out problems.
-        moment: the time that the chat template reads, in ISO format.
+        moment: the time that the chat template uses as the current time, in ISO format.
     """
     config = recipe.config
     sampling = Sampling(

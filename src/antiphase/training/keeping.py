@@ -1,4 +1,4 @@
-"""Keeps some rollouts of a training token by token, so that the page of the training shows what the policy wrote.
+"""Keeps some rollouts of a training with their tokens, so that the run's HTML page can show what the policy wrote.
 
 For each generation batch, `CorRPOTrainer` calls the class `Keeper` three times: before the rollouts are measured,
 after the rewards are combined, and after TRL has computed the advantages. Keeping changes no number of the training.
@@ -27,17 +27,17 @@ from antiphase.training.trainer_config import CorRPOConfig
 
 @dataclasses.dataclass(frozen=True)
 class RewardedBatch:
-    """The numbers of a generation batch after the task rewards were combined with inversion.
+    """The scores and rewards of a generation batch, after the task rewards were combined with inversion.
 
-    The tensors have a number for each rollout of all processes; NaN where undefined.
+    Each tensor has a number for each rollout of all processes; NaN where the number is undefined.
 
     Args:
-        facts: the numbers that are known about each rollout, such as its inversion and its length.
-        group_size: number of rollouts of a prompt.
+        facts: what was measured on each rollout, such as its inversion and its length.
+        group_size: number of rollouts of each prompt.
         weight: λ, the weight of inversion.
-        task: the weighted sum of the task rewards.
-        reward: the task reward plus λ times the term of inversion.
-        by_function: for each reward function, the rewards that it gave.
+        task: the task reward of each rollout: the weighted sum of the rewards of all reward functions.
+        reward: the task reward plus λ times the inversion term.
+        by_function: the rewards that each reward function gave, by the name of the function.
     """
 
     facts: RolloutFacts
@@ -51,8 +51,8 @@ class RewardedBatch:
 class Keeper(TrainerCallback):  # type: ignore[misc]
     """Writes the kept rollouts of a training to its folder; `kept_rule` says which rollouts are kept.
 
-    If there are several processes, the kept rollouts can be those of any process. Each process sends its own to the
-    main process, which writes the file.
+    If there are several processes, each sends those of its rollouts that are kept to the main process, which writes
+    the file.
 
     Args:
         config: the trainer's arguments. With `keep_rollouts` 0, nothing is kept.
@@ -73,7 +73,9 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self._places: list[int] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Set an older folder aside, or remove the files that a resumed training will write again.
+        """Prepare the folder of kept rollouts.
+
+        An older folder is renamed. If the training is resumed, the files that it will write again are removed instead.
 
         Raises:
             InvalidInputError: rollouts are to be kept, and the folder for them cannot be made.
@@ -103,9 +105,9 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         """Choose the rollouts of a batch that are kept. Make a table row for each chosen rollout of this process.
 
         Args:
-            batch: the numbers of the batch, with the rollouts of all processes.
-            own: the numbers of the rollouts of this process, with the signals of their tokens.
-            reader: the rollouts of this process, with how each of them ended.
+            batch: the scores and rewards of the rollouts of all processes.
+            own: what was measured on the rollouts of this process, with the signals of their tokens.
+            reader: the token ids of the rollouts of this process, and how each rollout ended.
             process: the index of this process, counted from 0.
         """
         if self._step is None or reader is None:
@@ -119,13 +121,13 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         ]
 
     def write(self, output: Mapping[str, Any], *, is_main_process: bool) -> None:
-        """Add the advantages to the rows, and write the rows of all processes.
+        """Add the advantages to the table rows that `take` made, and write the rows of all processes to a file.
 
         Args:
             output: the batch of this process, as TRL's `_generate_and_score_completions` returned it. Its entry
                 `advantages` has one number for each rollout, `[rollout]`, or one for each token, `[rollout, token]`.
-                If there is one for each token, the mean over the tokens that are trained on is kept; None if there are
-                no such tokens.
+                If there is one for each token, the row gets the mean over the tokens that are trained on; None if
+                there are no such tokens.
             is_main_process: whether this process writes the file.
         """
         if self._step is None:
@@ -141,7 +143,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self._done, self._step, self._rows, self._places = self._step, None, [], []
 
     def _of_batch(self, batch: RewardedBatch, place: int) -> dict[str, Any]:
-        """Return the columns that hold one number of a rollout, by name.
+        """Return the columns of a rollout's table row that hold its ids, settings, scores and rewards, by name.
 
         `place` is the index of the rollout in the batch of all processes.
         """
@@ -167,7 +169,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         }
 
     def _of_tokens(self, own: RolloutFacts, reader: CompletionReader, row: int) -> dict[str, Any]:
-        """Return the columns that hold the texts and the signals of a rollout, by name.
+        """Return the columns of a rollout's table row that hold its texts, tokens and signals, by name.
 
         `row` is the index of the rollout among those of this process.
         """
@@ -188,5 +190,5 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
 
 
 def _known(value: float) -> float | None:
-    """Return None in place of a number that is undefined."""
+    """Return the number, or None if it is NaN or infinite."""
     return value if math.isfinite(value) else None

@@ -1,7 +1,7 @@
-"""Decides which rollouts of a training are kept token by token: at which steps, and of which groups of the batch.
+"""Decides which rollouts of a training are kept in files: those of which steps, and of which groups of the batch.
 
-The rule uses only the settings of a run, the seed and the number of the step. So every process applies it alone, and a
-resumed run keeps the same batches as one that was not interrupted. This module imports no torch and no TRL.
+The rule uses only the settings of a run, the seed and the number of the step. So every process can apply it alone, and
+a resumed run keeps the same rollouts as one that was not interrupted. This module imports no torch and no TRL.
 """
 
 import math
@@ -36,7 +36,9 @@ def check_fits(keep: int, num_rollouts: int) -> None:
 
 
 def num_kept(keep: int, group_size: int) -> int:
-    """Return how many rollouts of a batch are kept: as many whole groups as `keep` has room for, or a part of a group.
+    """Return how many rollouts of a batch are kept, which is at most `keep`.
+
+    If `keep` is at least `group_size`, only whole groups are kept. Otherwise `keep` rollouts of one group are kept.
 
     >>> num_kept(10, 4), num_kept(3, 4)
     (8, 3)
@@ -45,10 +47,10 @@ def num_kept(keep: int, group_size: int) -> int:
 
 
 def interval(max_steps: int, num_rollouts: int, longest: int | None) -> int:
-    """Return k: a batch is kept in every k-th optimizer step.
+    """Return the number of optimizer steps from one batch with kept rollouts to the next.
 
-    k is the smallest number for which at most `MOST_BATCHES` batches are kept, and the rollouts that are kept of them
-    have at most `MOST_TOKENS` tokens together.
+    It is the smallest number with which at most `MOST_BATCHES` batches have kept rollouts, and all kept rollouts
+    together have at most `MOST_TOKENS` tokens.
 
     Args:
         max_steps: number of optimizer steps of the training.
@@ -63,10 +65,10 @@ def interval(max_steps: int, num_rollouts: int, longest: int | None) -> int:
 
 
 def is_kept(step: int, max_steps: int, every: int, span: Fraction | float) -> bool:
-    """Return whether rollouts of the batch that was sampled before an optimizer step are kept.
+    """Return whether to keep rollouts of the batch that was sampled before optimizer step `step`.
 
-    The steps are divided into sections of `every` steps. The first batch of each section is kept, and so is the last
-    batch of the training. Batch k is sampled before step ⌊k · span⌋.
+    The steps are divided into sections of `every` steps. Rollouts are kept of the first batch of each section, and of
+    the last batch of the training. Batch k is sampled before step ⌊k · span⌋.
 
     Args:
         step: number of optimizer steps before the batch was sampled.

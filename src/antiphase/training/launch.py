@@ -1,8 +1,7 @@
 """Refuses a launcher's settings under which inversion cannot be measured. This module imports no torch and no TRL.
 
-`accelerate launch` and `torchrun` tell the processes that they start, by environment variables, how the training is
-spread. So these settings are known before a model is loaded. What is known only later is refused by the module
-`policy`.
+`accelerate launch` and `torchrun` set environment variables, which say how the training is spread over processes. So
+these settings are known before a model is loaded. The module `policy` refuses settings that are known only later.
 """
 
 import importlib.util
@@ -22,9 +21,9 @@ _WITHIN_A_ROLLOUT = {"tp": "tensor parallelism", "cp": "context parallelism", "s
 
 
 def check_launch(environment: Mapping[str, str]) -> None:
-    """Refuse the environment of a launcher under which inversion cannot be measured.
+    """Raise InvalidInputError if a launcher's settings do not allow inversion to be measured.
 
-    This is the check at the start of the command, when only the launcher has set these variables.
+    This check runs at the start of the command, when nothing but the launcher has set these environment variables.
 
     Args:
         environment: the environment variables, such as `os.environ`.
@@ -39,11 +38,11 @@ def check_launch(environment: Mapping[str, str]) -> None:
 
 
 def check_environment_of(fsdp: Any, environment: Mapping[str, str]) -> None:
-    """Refuse an environment under which inversion cannot be measured, when a trainer's arguments are made.
+    """Raise InvalidInputError if the environment does not allow measuring, when a trainer's arguments are made.
 
-    A trainer may have run in this process before. accelerate then has set ACCELERATE_USE_FSDP, and has left
-    FSDP_VERSION unset, whichever version that trainer used. So only a version that is named counts here, and only if
-    the arguments do not choose one themselves. The trainer checks the version that accelerate uses in the end.
+    Another trainer may have run in this process before. In that case, accelerate has set ACCELERATE_USE_FSDP but not
+    FSDP_VERSION, and the earlier trainer may have used FSDP 1 or 2. So FSDP 1 is refused here only if FSDP_VERSION
+    names it, and the arguments do not ask for FSDP themselves. The trainer later checks which version is really used.
 
     Args:
         fsdp: the trainer's argument `fsdp`; not empty if the arguments ask for FSDP.
@@ -58,7 +57,7 @@ def check_environment_of(fsdp: Any, environment: Mapping[str, str]) -> None:
 
 
 def _check_others(environment: Mapping[str, str]) -> None:
-    """Refuse Megatron-LM, and to spread one rollout over several processes."""
+    """Raise InvalidInputError if the environment asks for Megatron-LM, or lets several processes share one rollout."""
     if _is_on(environment, "ACCELERATE_USE_MEGATRON_LM"):
         raise InvalidInputError(
             "TRL does not train with Megatron-LM (distributed_type: MEGATRON_LM in the accelerate config). Use "
@@ -70,13 +69,13 @@ def _check_others(environment: Mapping[str, str]) -> None:
 
 
 def check_parallelism(sizes: Mapping[str, int]) -> None:
-    """Refuse to spread one rollout over several processes.
+    """Raise InvalidInputError if several processes are to share one rollout.
 
     Args:
         sizes: the number of processes that share a rollout, by the name of the parallelism: `tp`, `cp` or `sp`.
 
     Raises:
-        InvalidInputError: a number is above 1.
+        InvalidInputError: one of the numbers is above 1.
     """
     for name, size in sizes.items():
         if size > 1:
@@ -88,7 +87,9 @@ def check_parallelism(sizes: Mapping[str, int]) -> None:
 
 
 def check_arguments(args: Any) -> None:
-    """Refuse a trainer's own arguments that ask for what `check_launch` refuses in the environment.
+    """Raise InvalidInputError if a trainer's arguments do not allow inversion to be measured.
+
+    `check_launch` does the same for environment variables.
 
     Args:
         args: the trainer's arguments, after transformers has read them.
@@ -112,7 +113,7 @@ def check_arguments(args: Any) -> None:
 
 
 def check_vllm(args: Any) -> None:
-    """Refuse arguments of vLLM that TRL refuses only after it has loaded the model.
+    """Raise InvalidInputError for vLLM options that TRL would refuse only after it has loaded the model.
 
     Args:
         args: the trainer's arguments, after transformers has read them.

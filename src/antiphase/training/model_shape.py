@@ -20,7 +20,7 @@ class ModelShape:
         groups: number of heads of keys and values.
         head_dim: width of a head.
         vocabulary: number of tokens of the vocabulary.
-        tied: whether the output layer is the embedding.
+        tied: whether the output layer and the embedding share their weights.
     """
 
     layers: int
@@ -34,7 +34,7 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: Any) -> "ModelShape":
-        """Return the shape from a configuration of transformers."""
+        """Return the sizes of the model that a configuration of transformers describes."""
         heads = config.num_attention_heads
         return cls(
             config.num_hidden_layers,
@@ -49,27 +49,27 @@ class ModelShape:
 
     @property
     def queries(self) -> int:
-        """The width of the queries of all heads, and of the attention's output."""
+        """The width of the queries of all heads together. The attention's output has the same width."""
         return self.heads * self.head_dim
 
     @property
     def keys(self) -> int:
-        """The width of the keys of all groups, and of the values."""
+        """The width of the keys of all groups together. The values have the same width."""
         return self.groups * self.head_dim
 
     @property
     def layer_weights(self) -> int:
-        """The number of weights of the matrices of one layer."""
+        """The number of weights in the matrices of one layer."""
         return self.hidden * (2 * self.queries + 2 * self.keys + 3 * self.intermediate)
 
     @property
     def body(self) -> int:
-        """The number of weights of all layers, without embedding and output layer."""
+        """The number of weights in the matrices of all layers, without the embedding and the output layer."""
         return self.layers * self.layer_weights
 
     @property
     def parameters(self) -> int:
-        """The number of all parameters but the few of the norms and biases.
+        """The number of parameters of the model, without the few in norms and biases.
 
         >>> round(ModelShape(28, 3584, 18944, 28, 4, 128, 152064).parameters / 1e9, 2)
         7.62
@@ -79,14 +79,14 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Counts:
-    """The work of a piece of computation.
+    """The work of a computation, counted by its kinds.
 
     Args:
-        products: operations of matrix products in the dtype of the weights.
-        wide: operations of matrix products in float64.
-        solver: operations of solvers in float64 (QR and eigenvalues), on a CPU.
-        columns: columns that a solver takes one after another, on a GPU.
-        bytes: bytes that are read from and written to memory.
+        products: number of operations in matrix products that have the dtype of the weights.
+        wide: number of operations in float64 matrix products.
+        solver: number of operations in float64 solvers (QR and eigenvalues) on a CPU.
+        columns: number of matrix columns that QR decompositions on a GPU take one after another.
+        bytes: number of bytes that are read from memory or written to it.
         calls: number of kernels that are started.
     """
 
@@ -109,8 +109,8 @@ class Machine:
     """The properties of a machine that decide which work a computation takes.
 
     Args:
-        gpu: whether it is a GPU whose float64 products are fast. Nuclear norms are then computed by products, and
-            otherwise by eigenvalues.
+        gpu: True for a GPU with fast float64 products, which computes nuclear norms by matrix products. False for a
+            CPU, which computes them by eigenvalues.
         element: bytes of a weight: 2 for bfloat16, 4 for float32.
     """
 

@@ -17,7 +17,7 @@ from antiphase.training.trajectory import read_times, read_trajectory
 
 
 def summarize_run(recipe: Recipe, trainer: Any, seconds: float) -> dict[str, Any]:
-    """Return the content of summary.json.
+    """Return the results of a finished run, which become the content of its summary.json.
 
     Args:
         recipe: the run's recipe.

@@ -1,7 +1,7 @@
-"""Checks antiphase's own keys and flags of a training before TRL is imported, which takes seconds.
+"""Checks the options of a training that antiphase itself defines, before TRL is imported, which takes seconds.
 
-Keys and flags that belong to TRL are skipped, since only TRL knows them. Later the module `recipe` reads all
-keys and flags again, and its messages are the same.
+An option is a key of the recipe's file or a flag. TRL's options are skipped, since only TRL knows them. Later the
+module `recipe` reads all options again, and reports errors with the same messages.
 """
 
 import argparse
@@ -36,7 +36,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def check_command(words: Sequence[str]) -> None:
-    """Raise the error that `antiphase train` would raise later for its own options, tasks, rewards or output folder.
+    """Check the options, tasks, reward functions and output folder of an `antiphase train` command.
+
+    Only options that antiphase itself defines are checked. Without this check, the same errors would be raised after
+    the import of TRL.
 
     Args:
         words: the words after `antiphase train`.
@@ -71,7 +74,9 @@ def check_command(words: Sequence[str]) -> None:
 
 
 def check_recipe(content: Mapping[Any, Any]) -> None:
-    """Raise the error that `parse_recipe` would raise for the keys of a recipe that are antiphase's own.
+    """Check the keys of a recipe that antiphase itself defines.
+
+    `parse_recipe` would raise the same error later.
 
     Args:
         content: keys and values of the recipe's file.
@@ -83,7 +88,7 @@ def check_recipe(content: Mapping[Any, Any]) -> None:
 
 
 def _own_values(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """Return the values of antiphase's own keys in a recipe file, converted to the types of their flags.
+    """Return those values of a recipe file whose keys antiphase itself defines, converted to the types of the flags.
 
     `where` is the beginning of error messages, such as `recipe.yaml: `.
     """
@@ -92,7 +97,7 @@ def _own_values(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
 
 
 def _checked(values: Mapping[str, Any]) -> RunOptions:
-    """Check antiphase's own values together, and return the `RunOptions` that some of them are fields of."""
+    """Check that the values of antiphase's own options fit together. Return those that `RunOptions` has fields for."""
     pinned: Mapping[str, Any] = {}
     if values.get("preset") is not None:
         pinned = resolve_preset(values["preset"])[0].arguments
@@ -106,7 +111,7 @@ def _checked(values: Mapping[str, Any]) -> RunOptions:
 
 
 def _own_parser() -> _Parser:
-    """Return a parser that reads antiphase's own flags as transformers' `HfArgumentParser` would read them."""
+    """Return a parser of the flags that antiphase itself defines. It reads them as `HfArgumentParser` would."""
     parser = _Parser(prog="antiphase train", allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
     hints = get_type_hints(RunOptions)
     for field in dataclasses.fields(RunOptions):

@@ -1,9 +1,11 @@
-"""Chooses how many tokens one measuring pass of a training holds, so that it needs no more memory than the update.
+"""Limits the tokens of a measuring pass in a training, so that the pass needs no more memory than the update.
 
-A pass of the estimator `own` keeps the activations of its tokens, as the update does for a micro-batch. The update
-also holds the gradients of the weights. So a pass over no more tokens than a micro-batch has does not raise the peak
-of the training. With gradient checkpointing, the update keeps only the input of each layer, and the activations of one
-layer at a time. A pass then takes as many tokens as need about the memory of the update.
+A measuring pass is one forward and backward pass that measures inversion. With the estimator `own`, it keeps the
+activations of its tokens. The update does the same for a micro-batch, and also holds the gradients of the weights. So
+a measuring pass with at most the tokens of a micro-batch does not raise the training's peak of memory.
+
+With gradient checkpointing, the update keeps less: the input of each layer, and the activations of one layer at a
+time. A measuring pass then gets fewer tokens, so that it needs about as much memory as the update.
 """
 
 from dataclasses import replace
@@ -23,10 +25,10 @@ _LEAST = 256
 
 
 def within_update(reward: InversionReward, rollouts: RolloutIds, model: nn.Module, args: Any) -> InversionReward:
-    """Return the reward with a token budget that keeps a measuring pass below the memory of an update.
+    """Return a copy of the inversion reward whose measuring passes need no more memory than an update.
 
     Args:
-        reward: the reward, whose own token budget is not exceeded.
+        reward: the inversion reward. The copy's token budget is at most the budget of this reward.
         rollouts: the rollouts of this process.
         model: the policy.
         args: the trainer's arguments.
@@ -38,7 +40,7 @@ def within_update(reward: InversionReward, rollouts: RolloutIds, model: nn.Modul
 
 
 def tokens_of_update(rollouts: RolloutIds, rows: int, model: nn.Module, *, checkpointing: bool) -> int:
-    """Return how many tokens of a measuring pass need as much memory as the activations of an update.
+    """Return how many tokens a measuring pass can have in the memory that an update needs for its activations.
 
     Args:
         rollouts: the rollouts of this process. TRL pads prompts and completions to the longest of them.

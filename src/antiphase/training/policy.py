@@ -18,7 +18,7 @@ from antiphase.training.launch import FSDP1
 
 
 def check_sharding(accelerator: Any, model: nn.Module) -> None:
-    """Check that the weights are spread over processes in a way in which every process can gather them.
+    """Check that every process can gather all weights for measuring, and that the model can be saved as a whole.
 
     Args:
         accelerator: the trainer's accelerator.
@@ -56,8 +56,8 @@ def check_sharding(accelerator: Any, model: nn.Module) -> None:
 def check_compilation(accelerator: Any) -> None:
     """Raise UnsupportedModelError if accelerate would compile a copy of the model, layer by layer.
 
-    TRL finds out from the original model whether a batch is one of training. But only the copy is set to training
-    mode, so TRL would treat every training batch as one of evaluation.
+    TRL asks the original model whether it is in training mode. But only the compiled copy is set to training mode. So
+    TRL would treat every training batch as a batch of an evaluation.
     """
     from accelerate.utils import DistributedType, DynamoBackend
 
@@ -91,8 +91,8 @@ def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwar
     Args:
         model: the model that accelerate prepared.
         accelerator: the accelerator that prepared it.
-        gradient_checkpointing_kwargs: the trainer's argument of this name, which is set again after ZeRO-3 gathered
-            the parameters.
+        gradient_checkpointing_kwargs: the trainer's argument of this name. Gathering under ZeRO-3 switches gradient
+            checkpointing off, and this argument is needed to switch it on again.
     """
     from trl.distributed import DistributedBackend
 
@@ -119,10 +119,10 @@ def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwar
 def plain_generation(model: nn.Module) -> Iterator[None]:
     """Switch off the sampling options of the model's own generation config, while the block lasts.
 
-    TRL sets some options of sampling, but not others, such as `suppress_tokens`, `min_p` or the kind of cache.
-    transformers takes an option that TRL does not set from the model's generation config. With such options, the
-    tokens come from another distribution than the loss, the held-out problems and the probes assume. Inside the block,
-    the generation config therefore holds only its end, padding and BOS tokens.
+    TRL does not set all options of sampling: it leaves out `suppress_tokens` and `min_p`, for example. transformers
+    takes these options from the model's generation config. The tokens would then come from another distribution than
+    the loss, the held-out problems and the probes assume. So inside the block, the generation config holds only its
+    end, padding and BOS tokens.
 
     Args:
         model: the unwrapped model, which may have adapters.
@@ -142,7 +142,7 @@ def plain_generation(model: nn.Module) -> Iterator[None]:
 
 
 def _uncompiled(accelerator: Any) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which modules that were compiled in place run their plain code.
+    """Return a context in which modules that were compiled in place run their uncompiled code.
 
     Under FSDP 2 and ZeRO-3, `torch_compile` compiles the layers in place. Compiled code may leave out the hooks with
     which gradients are measured.

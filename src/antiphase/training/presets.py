@@ -3,9 +3,9 @@
 The preset `corr-po` is the paper's method. `PRESETS` holds the baselines, which train without inversion. In a preset
 such as `dapo+corr-po`, the paper's inversion term is added to the reward of a baseline.
 
-TRL's defaults are no published method: they combine DAPO's loss, but not its higher upper clipping bound, with β = 0
-and a division of the advantages by the group's standard deviation. A preset therefore sets every argument that defines
-its method. An argument that the user gives replaces that of the preset.
+TRL's defaults are not a published method. They use DAPO's loss, but not its higher upper clipping bound. They also set
+β to 0, and divide the advantages by the group's standard deviation. A preset therefore sets every argument that
+defines its method. If the user gives an argument too, the user's value is used.
 """
 
 from collections.abc import Mapping
@@ -29,8 +29,8 @@ class Preset:
         arguments: arguments of `GRPOConfig`, and of `CorRPOConfig` where the method needs them.
         source: the paper that describes the method.
         deviations: where TRL's method differs from the paper's.
-        rewards: names of the reward functions that the method trains on, if they are part of it. A recipe with such a
-            preset names no reward functions of its own.
+        rewards: names of the reward functions, if the method prescribes them. A recipe with this preset must not name
+            others. If the tuple is empty, the recipe chooses the reward functions.
     """
 
     name: str
@@ -239,7 +239,7 @@ _TERM_DEVIATIONS: dict[str, str] = {
 
 
 class _Presets(Registry[Preset]):
-    """The baselines by name; error messages also name the inversion terms that can be added to them."""
+    """The baselines by name. The error message for an unknown name also lists `corr-po` and `corr-po-fast`."""
 
     def check(self, name: str) -> None:
         if name not in self:
@@ -266,11 +266,11 @@ def resolve_preset(text: str) -> tuple[Preset, bool]:
     """Return the preset that a recipe names, and whether CorR-PO's inversion term is part of it.
 
     `corr-po` alone is the paper's method: the inversion term is added to the baseline `grpo`. In `dapo+corr-po` the
-    same term is added to another baseline. `corr-po-fast` computes the term from the gradient at each token's own
-    position alone.
+    same term is added to the baseline `dapo`. `corr-po-fast` in place of `corr-po` computes the term faster, from the
+    gradient at each token's own position alone.
 
     Raises:
-        InvalidInputError: there is no such preset; the message names the nearest.
+        InvalidInputError: no preset has this name; the message suggests the most similar name.
 
     >>> preset, with_inversion = resolve_preset("dapo+corr-po")
     >>> preset.arguments["epsilon_high"], preset.arguments["inversion_unit"], with_inversion

@@ -1,6 +1,7 @@
 """Defines a probe set, and measures a policy on it: ρ over every unit, with intervals over the set's prompts.
 
-ρ is the correlation of entropy and gradient strength. A unit is what ρ is computed over: types, tokens or steps.
+ρ is the correlation of entropy and gradient strength. A unit is what ρ is computed over: `type` (distinct token ids),
+`token` (positions) or `step` (sentences).
 """
 
 import dataclasses
@@ -134,7 +135,7 @@ def _encoded(prompts: Sequence[str | Messages], tokenizer: Any, template: str | 
 def checked_options(
     unit: Unit, splitter: str, min_tokens: int, min_steps: int, segment: Segment = "all"
 ) -> tuple[Splitter, ScoreSpec]:
-    """Check some arguments of `probe_policy`. Return the splitter that they name, and the options of the scores.
+    """Check some arguments of `probe_policy`. Return the splitter and the options of the scores that follow from them.
 
     Raises:
         InvalidInputError: the unit, segment or splitter is unknown, or `min_tokens` or `min_steps` is below 3.
@@ -145,7 +146,7 @@ def checked_options(
 
 
 def with_step_strength(spec: SignalSpec, step_strength: StepStrength | None) -> SignalSpec:
-    """Return the spec with the given `step_strength`; None keeps the spec's own.
+    """Return a copy of the measuring options with this `step_strength`; None returns them unchanged.
 
     Raises:
         InvalidInputError: the strength is neither `mean` nor `joint`.
@@ -220,7 +221,7 @@ def probe_policy(
 
 
 def _drawn(model: Any, probe_set: ProbeSet) -> tuple[tuple[int, ...], ...]:
-    """Return the token ids of the model's own completions of the probe set's prompts."""
+    """Let the model complete the prompts of the probe set, and return the token ids of the completions."""
     loaded = LoadedModel("policy", model, probe_set.tokenizer, None)
     seeds = rollout_seeds(probe_set.sampling.seed, probe_set.prompt_ids)
     drawn: list[tuple[int, ...]] = []
@@ -236,7 +237,8 @@ def _by_unit(
 ) -> dict[str, float | str | int]:
     """Return ρ over every unit, pooled over all rollouts, by the names of docs/metrics.md.
 
-    For the main unit, `headline`, the mean of the ρ of single rollouts is added.
+    `headline` is the main unit. Its ρ is also returned under names without a unit, and so is the mean of the ρ of
+    single rollouts.
     """
     steps = signals.steps
     assert steps is not None

@@ -58,7 +58,7 @@ class RandomReward:
         self._place = (-1, 0)
 
     def __call__(self, completions: Sequence[Any], trainer_state: Any = None, **_: Any) -> list[float]:
-        """Return 1 or 0 for each completion of this process."""
+        """Return a random 1 or 0 for each completion of this process."""
         from accelerate import PartialState
 
         step = 0 if trainer_state is None else int(trainer_state.global_step)

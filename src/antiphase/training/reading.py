@@ -1,8 +1,8 @@
 """`ReadingTrainer`: TRL's `GRPOTrainer` that makes the texts of completions, and collects what reward functions log.
 
-Reward functions can log metrics, and columns of TRL's table of completions. TRL expects them once for each batch. But
-if a batch is sampled in several rounds, the functions log something in each round. The metrics of the batch are then
-the means over the rollouts of all rounds, and the columns are those of the rollouts that are trained on.
+Reward functions can log metrics, and columns of TRL's table of completions. TRL expects both once for each batch. But
+if a batch is sampled in several rounds, the functions log in each round. A metric of the batch is then the mean over
+the rollouts of all rounds. A column holds the values of the rollouts that are trained on.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ from antiphase.training.step_clock import TimedTrainer
 
 
 class ReadingTrainer(TimedTrainer):
-    """TRL's `GRPOTrainer` that makes the texts that rewards read, and collects what rewards log in several rounds."""
+    """TRL's `GRPOTrainer` that makes the texts that rewards read, and merges what rewards log in several rounds."""
 
     _reader: CompletionReader | None = None
 
     def read_completions(self, rollouts: RolloutIds, completions: Any) -> None:
-        """Prepare the texts that reward functions will read. A subclass may prepare more.
+        """Prepare the texts of the completions that reward functions will read. A subclass may prepare more.
 
         Args:
             rollouts: the token ids of the rollouts of this process.
@@ -39,10 +39,10 @@ class ReadingTrainer(TimedTrainer):
 
     @contextlib.contextmanager
     def _logged_metrics(self) -> Iterator[list[CompletionReader]]:
-        """Yield an empty list, to which the block adds the reader of each round, and then set the batch's metrics.
+        """Average the metrics that reward functions log, over all rounds in which a batch is sampled.
 
-        A batch can be sampled in several rounds, and reward functions log metrics in each. After the block, each
-        metric becomes its mean over the rollouts of all rounds. The mean is given to TRL and to the present reader.
+        The context yields an empty list, and the block appends the `CompletionReader` of each round to it. After the
+        block, each metric becomes its mean over the rollouts of all rounds. TRL and the latest reader get the mean.
         """
         readers: list[CompletionReader] = []
         yield readers
@@ -55,13 +55,13 @@ class ReadingTrainer(TimedTrainer):
         cast(CompletionReader, self._reader).logged = logged
 
     def _taken_extras(self, count: int) -> list[dict[str, Any]]:
-        """Take the columns that reward functions logged for the table of completions out of TRL's store.
+        """Return the columns that reward functions logged for TRL's table of completions, and delete them in TRL.
 
         Args:
             count: number of rollouts of this process.
 
         Returns:
-            for each rollout, its value in each column, by the name of the column.
+            for each rollout, a dictionary with the rollout's value in each column.
 
         Raises:
             InvalidInputError: a column does not have one value for each rollout.
@@ -72,6 +72,9 @@ class ReadingTrainer(TimedTrainer):
         return extras
 
     def _give_extras(self, extras: Sequence[Mapping[str, Any]]) -> None:
-        """Give the logged columns of the final batch to TRL, which adds them to its table."""
+        """Give the values that `_taken_extras` returned back to TRL, for the rollouts of the final batch.
+
+        TRL adds them to its table of completions.
+        """
         for name in dict.fromkeys(name for row in extras for name in row):
             self._pending_extra_logs[name] = [row.get(name) for row in extras]

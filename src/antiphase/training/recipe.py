@@ -47,7 +47,7 @@ FREE_ON_RESUME = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """A resolved recipe.
+    """A recipe after its file, the flags, the preset and the defaults were merged.
 
     Args:
         options: antiphase's own options.
@@ -98,8 +98,8 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
         arguments: the words after `antiphase train`.
 
     Raises:
-        InvalidInputError: a key or flag is unknown (the message names the nearest), a value is of the wrong type, or
-            values do not fit together.
+        InvalidInputError: a key or flag is unknown (the message suggests the most similar one), a value is of the
+            wrong type, or values do not fit together.
     """
     parser = _Parser((RunOptions, ModelConfig, CorRPOConfig), prog="antiphase train", allow_abbrev=False)
     for action in parser._actions:
@@ -179,9 +179,9 @@ FIRST_RELEASE = {"inversion_unit": "token", "inversion_estimator": "own"}
 
 
 def is_former(given: Mapping[str, Any]) -> bool:
-    """Return whether a recipe was written for the first release, and must be read as that release read it.
+    """Return whether a recipe was written for the first release. It must then be read as the first release read it.
 
-    The first release computed ρ over tokens, by the estimator `own`. A recipe was written for it if
+    The first release computed ρ over tokens, by the estimator `own`. A recipe counts as written for it if
     `inversion_combine` has one of the values that existed then, and no option is set that was added later.
     """
     names = str(given.get("preset") or "").split("+")

@@ -9,20 +9,20 @@ from antiphase.registry import did_you_mean
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:
-    """Return ` Did you mean 'a'?` if a known name is similar, else a hint at the list of flags."""
+    """Return the end of an error message: ` Did you mean 'a'?`, or how to list the flags if no name is similar."""
     return did_you_mean(name.replace("-", "_"), known, cutoff=0.5) or " See antiphase train --help."
 
 
 def typed(key: str, value: Any, action: argparse.Action, where: str) -> Any:
-    """Return a YAML value in the type of its flag.
+    """Return a value of a recipe's YAML file, converted to the type of the flag that has the key's name.
 
     YAML reads `1e-5` as a string, which becomes a number here. If the flag takes several values, a single value
     becomes a list of one.
 
     Args:
         key, value: key and value in the recipe.
-        action: the parser's action of the flag.
-        where: the beginning of messages, such as `recipe.yaml: `.
+        action: the argparse action that parses the flag.
+        where: the beginning of error messages, such as `recipe.yaml: `.
 
     Raises:
         InvalidInputError: the value is not one that the flag can have.

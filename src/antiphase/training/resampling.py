@@ -39,7 +39,11 @@ from antiphase.training.reward_functions import SignalReward
 
 @dataclass(frozen=True)
 class _Rollout:
-    """A completed prompt of this process: its data row, what TRL's `_generate` returned, and what rewards logged."""
+    """A completed prompt of this process.
+
+    It holds the data row, what TRL's `_generate` returned for the prompt, and the columns that reward functions
+    logged.
+    """
 
     row: Mapping[str, Any]
     prompt_ids: Sequence[int]
@@ -64,7 +68,7 @@ class _Sample:
 
 
 class ResamplingTrainer(ReadingTrainer):
-    """TRL's `GRPOTrainer` that replaces groups of equal task rewards, if `dynamic_sampling` is above 0.
+    """TRL's `GRPOTrainer` that replaces groups of rollouts with equal task rewards, if `dynamic_sampling` is above 0.
 
     The constructor of a subclass sets three attributes, and then calls `check_dynamic_sampling`. The attributes are
     `_column` (the index of the inversion reward; all other functions are task rewards), `_task_weights`, and
@@ -109,7 +113,10 @@ class ResamplingTrainer(ReadingTrainer):
         return [place for place in range(len(self.reward_funcs)) if place != self._column]
 
     def _judging_weights(self) -> Tensor:
-        """Return the weight of each task function; 0 for a function that reads the policy's distributions."""
+        """Return the weights of the task functions in the choice of the groups to replace.
+
+        They are the reward weights, but 0 for a function that reads the policy's distributions.
+        """
         signals = [isinstance(self.reward_funcs[place], SignalReward) for place in self._tasks()]
         return self._task_weights.double().masked_fill(torch.tensor(signals, dtype=torch.bool), 0.0)
 
@@ -163,9 +170,10 @@ class ResamplingTrainer(ReadingTrainer):
     # The rounds of sampling.
 
     def _sampled(self, inputs: Sequence[Mapping[str, Any]]) -> _Sample:
-        """Complete and score the batch, then replace groups of equal rewards, in at most `dynamic_sampling` rounds.
+        """Complete and score the batch, then replace groups with equal rewards in at most `dynamic_sampling` rounds.
 
-        A round completes and scores one further prompt for each group that is still to be replaced.
+        Return the final batch. A round completes and scores one further prompt for each group that is still to be
+        replaced.
         """
         size, bound = int(self.num_generations), int(cast(Any, self.args).dynamic_sampling)
         with self._logged_metrics() as readers:
@@ -198,7 +206,11 @@ class ResamplingTrainer(ReadingTrainer):
         return final
 
     def _sample(self, rows: Sequence[Mapping[str, Any]], readers: list[CompletionReader]) -> _Sample:
-        """Complete the prompts of the rows, and score them by all functions that do not read the policy."""
+        """Complete the prompts of the rows, and score the completions.
+
+        Functions that read the policy's distributions are not called yet. The reader of the completions is appended to
+        `readers`.
+        """
         prompts = [row["prompt"] for row in rows]
         output = super()._generate(prompts)
         prompt_ids, completion_ids, tool_mask, completions, logprobs, fields = output[:6]
@@ -225,7 +237,10 @@ class ResamplingTrainer(ReadingTrainer):
         return _Sample(rollouts, columns, self.accelerator.gather(lengths))
 
     def _judged_columns(self, rows: Any, prompts: Any, completions: Any, completion_ids: Any) -> Tensor:
-        """Return the rewards of the task functions `[rollout, function]`; NaN for functions that read the policy."""
+        """Return the rewards of the task functions, `[rollout, function]`.
+
+        The rewards are NaN for functions that read the policy's distributions, since these are not called yet.
+        """
         tasks = self._tasks()
         early = [place for place in tasks if not isinstance(self.reward_funcs[place], SignalReward)]
         with chosen_columns(self, early):
@@ -236,7 +251,7 @@ class ResamplingTrainer(ReadingTrainer):
         return cast(Tensor, columns)
 
     def _without_signal(self, sample: _Sample) -> Tensor:
-        """Return a mask of the groups that are to be replaced.
+        """Return for each group whether it is to be replaced.
 
         The rewards are gathered from all processes, so every process finds the same groups.
         """
@@ -257,7 +272,7 @@ class ResamplingTrainer(ReadingTrainer):
     def _stream(self, inputs: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """Return an iterator over further rows of the training data, without the prompts of the batch (`inputs`).
 
-        Only the seed, the step and the number of the batch within the step decide the order.
+        The order depends only on the seed, the step, and how many batches were sampled at this step before.
         """
         step = self.state.global_step
         self._place = (step, self._place[1] + 1 if self._place[0] == step else 0)
@@ -283,12 +298,13 @@ class ResamplingTrainer(ReadingTrainer):
         return slice(first, first + share)
 
     def _replaced(self, final: _Sample, new: _Sample, pairs: Sequence[tuple[int, int]]) -> _Sample:
-        """Return the batch with groups of the new sample in the places of old groups.
+        """Return a copy of the batch, in which groups of the new sample replace some groups.
 
         Args:
             final: the batch so far.
-            new: the groups that were sampled to replace some of them.
-            pairs: the index of an old group, and the index of the new group that replaces it.
+            new: the new sample, whose groups may replace groups of the batch.
+            pairs: pairs of a group's index in the batch, and the index in the new sample of the group that replaces
+                it.
         """
         size = int(self.num_generations)
         moves = {fresh * size + member: old * size + member for old, fresh in pairs for member in range(size)}

@@ -1,4 +1,7 @@
-"""Lists and checks the names of reward functions, without importing the functions. `reward_names` makes them."""
+"""Lists and checks the names of reward functions, without importing the functions.
+
+The module `reward_names` makes the functions.
+"""
 
 import math
 import re
@@ -14,12 +17,12 @@ RANDOM = "random"
 
 
 def is_random(name: str) -> bool:
-    """Return whether the name is that of the random reward, alone or with a probability, as in `random:0.1`."""
+    """Return whether the name means the random reward: `random`, or with a probability, as in `random:0.1`."""
     return name == RANDOM or re.fullmatch(rf"{RANDOM}:[-+.\d]\S*", name) is not None
 
 
 def probability_of(name: str) -> float:
-    """Return the probability γ of a random reward's name: 0.5 for `random`, 0.1 for `random:0.1`.
+    """Return the probability γ that the name of a random reward means: 0.5 for `random`, 0.1 for `random:0.1`.
 
     Raises:
         InvalidInputError: what follows the colon is no number above 0 and below 1.
@@ -42,8 +45,8 @@ def check_reward(name: str) -> None:
             `path/to/file.py:function`.
 
     Raises:
-        InvalidInputError: the name is unknown (the message names the nearest), γ is no probability, or the file does
-            not exist.
+        InvalidInputError: the name is unknown (the message suggests the most similar one), γ is no probability, or the
+            file does not exist.
     """
     if is_random(name):
         probability_of(name)

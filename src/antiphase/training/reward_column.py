@@ -15,7 +15,7 @@ _LISTS = ("reward_funcs", "reward_func_names", "reward_processing_classes")
 
 
 def remove_column(trainer: Any, place: int) -> None:
-    """Remove the reward function at this place from the trainer's four lists of reward functions.
+    """Remove one reward function from the trainer's four lists of reward functions.
 
     Args:
         trainer: TRL's trainer, after its construction.
@@ -30,7 +30,7 @@ def remove_column(trainer: Any, place: int) -> None:
 
 @contextlib.contextmanager
 def added_column(trainer: Any, function: Callable[..., Any], name: str) -> Iterator[None]:
-    """Let the trainer's lists of reward functions end with one more function, of weight 0, inside the `with` block.
+    """Inside the `with` block, add one reward function of weight 0 at the end of the trainer's lists.
 
     Args:
         trainer: TRL's trainer.
@@ -51,7 +51,7 @@ def added_column(trainer: Any, function: Callable[..., Any], name: str) -> Itera
 
 @contextlib.contextmanager
 def chosen_columns(trainer: Any, places: Sequence[int]) -> Iterator[None]:
-    """Let the lists hold only some reward functions, then a function that returns zeros, inside the `with` block.
+    """Inside the `with` block, let the trainer have only some of its reward functions, and one that returns zeros.
 
     TRL would warn about rollouts to which none of the chosen functions gives a reward. The zeros prevent this warning.
     For the batch that is trained on, `warn_unscored` warns instead.

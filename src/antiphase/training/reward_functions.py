@@ -104,8 +104,8 @@ def checked(function: Any, reader: Callable[[], CompletionReader | None] = lambd
 
     Args:
         function: the reward function.
-        reader: returns the reader that makes the batch's texts for a `ReadingReward`, or None if there is no reader.
-            Every other function gets the texts of TRL.
+        reader: a function that returns the present `CompletionReader`, or None if there is none. A `ReadingReward`
+            gets the texts of this reader. Every other function gets the texts of TRL.
     """
     if isinstance(function, str | torch.nn.Module | SignalReward) or not callable(function):
         return function
@@ -129,7 +129,7 @@ def checked(function: Any, reader: Callable[[], CompletionReader | None] = lambd
 
 
 def unwrapped(function: Any) -> Any:
-    """Return the reward function that `checked` wraps; another function is returned unchanged."""
+    """Return the original reward function, without the wrapper that `checked` may have put around it."""
     return getattr(function, "__wrapped__", function)
 
 
@@ -222,7 +222,10 @@ class MajorityVoteReward(ReadingReward):
         finishes: Sequence[str] | None = None,
         **_: Any,
     ) -> list[float]:
-        """Return 1 or 0 for each completion of this process, by the votes of the groups of all processes."""
+        """Return 1 for each completion whose answer has the most votes in its group, and 0 for the others.
+
+        A group can be spread over processes, so the answers are gathered from all processes.
+        """
         from accelerate import PartialState
         from accelerate.utils import gather_object
 

@@ -27,11 +27,12 @@ def reward_function(name: str, pool: VerifierPool, seed: int = 0) -> Any:
     Args:
         name: one of `reward_choices.NAMES`, `random:γ` with a probability γ, or the user's own as
             `package.module:function` or `path/to/file.py:function`.
-        pool: verifies the completions for `accuracy`. It also knows the tags of thoughts.
+        pool: the verifier processes, which check completions for the reward `accuracy`. The pool also knows the tags
+            of thoughts.
         seed: seed of the draws of the random reward.
 
     Raises:
-        InvalidInputError: there is no such function; the message names the most similar one.
+        InvalidInputError: no reward function has this name; the message suggests the most similar name.
     """
     check_reward(name)
     if is_random(name):

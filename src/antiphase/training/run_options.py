@@ -22,18 +22,19 @@ class RunOptions:
         model: hub id, local directory, or `demo` (the same as TRL's model_name_or_path).
         tasks: specs of the task registry, such as `gsm8k`, `chain_sum:min_terms=2,max_terms=2` or `mine.py:MyTask`.
         reward_funcs: names (see `reward_choices.NAMES`), or your own as module:function or file.py:function.
-        preset: `corr-po`, `corr-po-fast`, or the name of a baseline, alone or with one of these two, as in
-            `dapo+corr-po`.
+        preset: a published method that is trained: `corr-po`, `corr-po-fast`, a baseline such as `dapo`, or a baseline
+            with one of the first two, as in `dapo+corr-po`.
         num_problems: number of training problems of each task; all of them by default.
         eval_problems: number of held-out problems of all tasks together; 0 evaluates nothing.
         eval_samples: number of sampled completions of each held-out problem, besides the greedy one.
         eval_every: number of steps between two evaluations. The model is also evaluated at the beginning and the end.
-        eval_split: split that the held-out problems come from; no training problem is in `test`.
+        eval_split: split of each task that the held-out problems come from. The split `test` has no training problem.
         system_prompt: text before every problem.
         prompt_template: text around every problem, with {prompt} in it.
-        chat_template: apply the model's chat template where it has one.
-        fold_system: put the system message before the first question, for templates that refuse a system role.
-        end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
+        chat_template: whether to apply the model's chat template, if the model has one.
+        fold_system: whether to put the system message before the first question, for templates that refuse a system
+            role.
+        end_tokens: texts that end a completion, besides the model's own end tokens. Each text must be a single token.
         think_tags: further tags between which the model thinks. Each text holds an opening and a closing tag, as in
             `<plan> </plan>`.
     """

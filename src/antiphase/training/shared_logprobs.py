@@ -3,11 +3,11 @@
 If several updates use one generation batch (`num_iterations` above 1, or fewer accumulated batches than
 `steps_per_generation`), TRL runs a forward pass over the batch before the first of them. This pass gives the
 log-probability of every token under the policy that sampled it. The measurement of inversion has computed the same
-numbers, so with `share_logprobs` they are given to TRL, and its forward pass is left out.
+log-probabilities. With `share_logprobs`, TRL gets them from the measurement, and does not run its forward pass.
 
-Both are log-probabilities of the same tokens under the same weights. They differ by rounding, since the measurement
-runs the rollouts with other padding and another attention implementation. Where anything else could differ (autocast,
-16-bit weights, dropout, a temperature), the option is refused.
+TRL's and the measured log-probabilities differ only by rounding, since the measurement runs the rollouts with other
+padding and another attention implementation. Where they could differ more (autocast, 16-bit weights, dropout, a
+temperature other than 1), the option is refused.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 def needs_old_logprobs(args: Any) -> bool:
     """Return whether TRL computes the log-probabilities of the sampling policy for every generation batch.
 
-    The condition is that of TRL's `_generate_and_score_completions`. `SharingTrainer` raises an error at the first
-    batch if it does not hold.
+    The condition is copied from TRL's `_generate_and_score_completions`. If TRL behaves otherwise, `SharingTrainer`
+    raises an error at the first batch.
 
     Args:
         args: the trainer's arguments.
@@ -44,7 +44,9 @@ def needs_old_logprobs(args: Any) -> bool:
 
 
 def check_shared(trainer: Any) -> None:
-    """Raise InvalidInputError if `share_logprobs` is on, but TRL's own numbers may differ by more than rounding.
+    """Raise InvalidInputError unless the measured log-probabilities can replace TRL's; see `share_logprobs`.
+
+    They cannot if TRL computes none, or if TRL's may differ from the measured ones by more than rounding.
 
     Args:
         trainer: the `CorRPOTrainer`, after TRL has built it.
@@ -55,7 +57,7 @@ def check_shared(trainer: Any) -> None:
 
 
 def _reason(trainer: Any) -> str | None:
-    """Return why the log-probabilities of the measurement cannot stand for TRL's, as a sentence; None if they can."""
+    """Return a sentence that says why the measured log-probabilities cannot replace TRL's; None if they can."""
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     plugin = trainer.accelerator.state.dynamo_plugin
     reasons = {
@@ -84,7 +86,7 @@ def _reason(trainer: Any) -> str | None:
 
 
 def _has_dropout(model: nn.Module) -> bool:
-    """Return whether a module of the model can drop anything in training mode.
+    """Return whether dropout in training mode changes the outputs of the model.
 
     Some modules are `nn.Dropout`. Others keep a probability as an attribute, such as `attention_dropout`.
     """
@@ -107,16 +109,16 @@ def _has_experts(model: nn.Module) -> bool:
 def old_logprobs(
     facts: RolloutFacts, rollouts: RolloutIds, shape: Sequence[int]
 ) -> Float[Tensor, "rollout token"] | None:
-    """Return the measured log-probabilities in the form of TRL's: one row for each completion, padded on the right.
+    """Return the measured log-probabilities as TRL stores them: one row for each completion, padded on the right.
 
     Args:
-        facts: the facts of the rollouts, with the signals of their tokens.
+        facts: what was measured on the rollouts, with the signals of their tokens.
         rollouts: the token ids of the rollouts.
-        shape: the number of rollouts and the width of the result.
+        shape: the shape of the result: number of rollouts, and greatest number of tokens of a completion.
 
     Returns:
-        float32 log-probabilities in nats on the CPU, 0 at padded places. None if a token was not measured, such as a
-        token of a tool or one beyond the model's context.
+        float32 log-probabilities in nats on the CPU, 0 at padding. None if a token was not measured, such as a token
+        of a tool or one beyond the model's context.
     """
     assert facts.tokens is not None
     found = torch.zeros(*shape, dtype=torch.float32)
@@ -130,7 +132,7 @@ def old_logprobs(
 
 
 class SharingTrainer(ResamplingTrainer):
-    """TRL's `GRPOTrainer` that measures each batch once, and can give the log-probabilities of its tokens to TRL."""
+    """TRL's `GRPOTrainer` that measures each batch once, and can give the measured log-probabilities to TRL."""
 
     _rollouts: RolloutIds | None = None
     _measured: RolloutFacts | None = None
@@ -138,11 +140,11 @@ class SharingTrainer(ResamplingTrainer):
     _awaited = False
 
     def _measure(self, rollouts: RolloutIds) -> RolloutFacts:
-        """Measure the rollouts of a batch. A subclass does it."""
+        """Measure the rollouts of a batch, and return what was measured. A subclass defines this method."""
         raise NotImplementedError
 
     def _measured_batch(self) -> RolloutFacts:
-        """Return the facts of the present batch. They are measured at the first call."""
+        """Return what was measured on the present batch. The first call for a batch measures it."""
         if self._measured is None:
             if self._rollouts is None:
                 raise HostError("TRL asked for the inversion of a batch that it has not generated.")
@@ -173,7 +175,10 @@ class SharingTrainer(ResamplingTrainer):
         return super()._get_per_token_logps_and_entropies(*args, **kwargs)
 
     def _shared(self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int) -> Tensor | None:
-        """Return the log-probabilities of the batch on TRL's device; None if TRL must compute them."""
+        """Return the measured log-probabilities on TRL's device; None if a token was not measured.
+
+        TRL then computes all log-probabilities itself.
+        """
         if model is not self.model or self._rollouts is None or len(input_ids) != len(self._rollouts.completion_ids):
             raise HostError("TRL asked for old log-probabilities of another model or batch. Set share_logprobs=False.")
         found = old_logprobs(self._measured_batch(), self._rollouts, (len(input_ids), logits_to_keep))

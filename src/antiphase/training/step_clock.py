@@ -1,11 +1,11 @@
 """Measures how long each part of a training takes: the class `StepClock`, and the trainer `TimedTrainer` that uses it.
 
-The parts are those of `antiphase.inversion.step_times`. At each moment exactly one part is running, so the parts add
-up to the whole time. TRL has timers of its own (`trl.extras.profiling`). They overlap, they do not include the update,
-and they only send their numbers to some trackers, so they are not used here.
+`antiphase.inversion.step_times` lists the parts, such as generation, measuring and update. At each moment exactly one
+part is running, so the times of the parts add up to the whole time. TRL's own timers (`trl.extras.profiling`) are not
+used here. They overlap, leave out the update, and send their times only to some trackers.
 
-The clock does not wait for a GPU. Generation, rewards and measuring end with numbers on the CPU, so their times are
-right. The last kernels of an update may run after it, and then count for the part that follows.
+The clock does not wait for a GPU. Generation, rewards and measuring end with values on the CPU, so their times are
+right. The last kernels of an update may still run when the next part begins, and then count for the next part.
 """
 
 import contextlib
@@ -22,9 +22,10 @@ from antiphase.training.trajectory import TIMES, Trajectory, begin_once
 
 
 class StepClock:
-    """A stopwatch for parts that may contain one another. The time of an inner part does not count for the outer one.
+    """A stopwatch that measures the time of each part of a training.
 
-    The parts between steps (evaluation, saving, logging) are whole: all that happens inside counts for them.
+    A part can run inside another part. Its time then counts only for the inner part. The parts between steps
+    (evaluation, saving, logging) are an exception: everything that runs inside them counts for them.
 
     Args:
         now: a function that returns the time in seconds.
@@ -35,7 +36,7 @@ class StepClock:
         self.start()
 
     def start(self) -> None:
-        """Begin anew: forget all times, and let the part `other` run."""
+        """Set all times to 0, and let the part `other` run from now on."""
         self._running: list[str] = ["other"]
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._since = self.now()
@@ -47,7 +48,7 @@ class StepClock:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Let a part run while the block lasts. The part that ran before goes on after the block."""
+        """Count the time of the `with` block for a part. After the block, the part that ran before goes on."""
         self._switch()
         self._running.append(self.running if self.running in BETWEEN_STEPS else name)
         try:
@@ -57,18 +58,18 @@ class StepClock:
             self._running.pop()
 
     def go_on_with(self, name: str) -> None:
-        """Let a part run from now on, whenever no block of `part` is open."""
+        """From now on, count all time outside the blocks of `part` for this part."""
         self._switch()
         self._running[0] = name
 
     def lap(self) -> dict[str, float]:
-        """Return the seconds of every part since the last call, and begin to count from 0."""
+        """Return the seconds of every part since the last call, by the part's name, and set them to 0."""
         self._switch()
         seconds, self._seconds = self._seconds, dict.fromkeys(PARTS, 0.0)
         return seconds
 
     def _switch(self) -> None:
-        """Count the time until now for the part that is running."""
+        """Add the time since the last switch to the part that is running."""
         now = self.now()
         self._seconds[self.running] += now - self._since
         self._since = now
@@ -84,7 +85,7 @@ def timed(trainer: Any, part: str) -> contextlib.AbstractContextManager[None]:
 
 
 class TimedTrainer(GRPOTrainer):  # type: ignore[misc]
-    """TRL's `GRPOTrainer` with a clock, `clock`, that measures the parts of its steps."""
+    """TRL's `GRPOTrainer` whose attribute `clock` measures the time of each part of its steps."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.clock = StepClock()
@@ -108,7 +109,10 @@ class TimedTrainer(GRPOTrainer):  # type: ignore[misc]
             return super()._prepare_inputs(generation_batch)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the forward and backward pass of a micro-batch, as the update."""
+        """Run the forward and backward pass of a micro-batch, and return the loss.
+
+        From here until the optimizer has made its step, time counts for the part `update`.
+        """
         with self.clock.part("update"):
             loss = super().training_step(*args, **kwargs)
         # The optimizer's step follows. `StepTimes` ends the update.
@@ -116,7 +120,7 @@ class TimedTrainer(GRPOTrainer):  # type: ignore[misc]
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate, with the arguments of `transformers.Trainer.evaluate`."""
+        """Evaluate as `transformers.Trainer.evaluate` does. The time counts for the part `evaluation`."""
         with self.clock.part("evaluation"):
             return super().evaluate(*args, **kwargs)
 
@@ -125,7 +129,7 @@ class TimedTrainer(GRPOTrainer):  # type: ignore[misc]
             return super()._save_checkpoint(*args, **kwargs)
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """Log numbers, with the arguments of `transformers.Trainer.log`."""
+        """Log numbers as `transformers.Trainer.log` does. The time counts for the part `logging`."""
         with self.clock.part("logging"):
             super().log(*args, **kwargs)
 
@@ -141,22 +145,22 @@ class StepTimes(TrainerCallback):  # type: ignore[misc]
         self.trainer, self.trajectory = trainer, Trajectory(Path(trainer.args.output_dir), TIMES)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin the file, or continue it, and write how long the preparation took. That row is about no step."""
+        """Begin the file, or continue it. Write a row with the time of the preparation. Its `num_steps` is 0."""
         if state.is_world_process_zero:
             begin_once(self.trajectory, state)
         self._write(state.global_step, 0)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """End the update."""
+        """End the part `update`, since the optimizer has made its step."""
         self.trainer.clock.go_on_with("other")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write and log the times of a step. What follows until the end of the next step counts for that step."""
+        """Write and log the times of the step that ends. All later time counts for the next step."""
         for name, value in self._write(state.global_step - 1, 1).items():
             self.trainer._metrics["train"][name].append(value)
 
     def finish(self) -> None:
-        """Write what happened after the last step, such as its evaluation. The row is about no step."""
+        """Write a row with the time after the last step, such as the time of an evaluation. Its `num_steps` is 0."""
         self._write(self.trainer.state.global_step, 0)
 
     def _write(self, step: int, num_steps: int) -> dict[str, float]:

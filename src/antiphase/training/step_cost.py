@@ -1,8 +1,8 @@
 """Estimate the seconds and the memory of a CorR-PO training step on many GPUs, from formulas alone.
 
-The work is counted by `step_counts`. A `Device` (in `device_speed`) says how fast a machine does it. docs/scaling.md
-has the assumptions, the comparison with measured times, and tables for models from 1.5B to 70B. A result is an
-estimate, not a measurement: `antiphase train --dry-run` times a step of your own training.
+`step_counts` counts the work of a step, and a `Device` (in `device_speed`) says how fast a machine does this work.
+docs/scaling.md has the assumptions, the comparison with measured times, and tables for models from 1.5B to 70B. A
+result is an estimate, not a measurement. To time a step of your own training, use `antiphase train --dry-run`.
 
 >>> from antiphase.training.device_speed import H100
 >>> from antiphase.training.model_shape import ModelShape
@@ -33,19 +33,22 @@ _USABLE = 0.9
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What an optimizer step does. All completions are taken to have the same length.
+    """The sizes and options of an optimizer step, from which its cost is estimated.
+
+    All completions are assumed to have the same length.
 
     Args:
-        prompts: number of prompts, over all GPUs.
+        prompts: number of prompts of the step, on all GPUs together.
         group: number of rollouts of each prompt.
         prompt_tokens: number of tokens of a prompt.
         completion_tokens: number of tokens of a completion.
         estimator: `own`, `last`, `full`, or `none`, which measures nothing.
-        unit: `token`, or `step`, which measures the joint strength of each step (a sentence).
-        measured: number of tokens of each rollout that `last` and `full` measure by the unit `token`.
-        step_tokens: number of tokens of a step.
-        token_budget: the greatest number of tokens of a measuring pass.
-        micro_tokens: the greatest number of tokens of a pass of the update. At least one rollout is in a pass.
+        unit: `token` measures the strength of tokens; `step` measures the joint strength of each sentence.
+        measured: number of tokens of each rollout whose strength `last` and `full` measure, if the unit is `token`.
+        step_tokens: number of tokens of a sentence.
+        token_budget: the greatest number of tokens in one measuring pass.
+        micro_tokens: the greatest number of tokens in one pass of the update. A pass has at least one rollout, however
+            long.
         checkpointing: whether the update uses gradient checkpointing.
         element: bytes of a weight while measuring: 2 for bfloat16, 4 for float32.
     """
@@ -74,16 +77,19 @@ class StepPlan:
 
     @property
     def rollouts(self) -> int:
-        """The number of rollouts of the step."""
+        """The number of rollouts of the optimizer step."""
         return self.prompts * self.group
 
     @property
     def length(self) -> int:
-        """The number of tokens of a rollout with its prompt."""
+        """The number of tokens of a prompt and its completion together."""
         return self.prompt_tokens + self.completion_tokens
 
     def reaches(self) -> list[float]:
-        """Return, for each target or step that `full` measures in a rollout, the number of positions that it sees."""
+        """Return the number of positions that each measured token or sentence of a rollout sees, with the prompt.
+
+        The estimator `full` needs these numbers.
+        """
         if self.unit == "step":
             number, shift = max(1, self.completion_tokens // self.step_tokens), 1.0
         else:
@@ -97,15 +103,15 @@ class StepCost:
 
     Args:
         generating: seconds of sampling by an inference engine on the same GPUs.
-        measuring: seconds of measuring inversion, without the exchange.
+        measuring: seconds of measuring inversion, without `gathering`.
         gathering: seconds in which every GPU receives all weights before it measures.
-        updating: seconds of the update. The exchange of weights and gradients goes on at the same time, and only what
-            takes longer than the computation is counted.
+        updating: seconds of the update. Weights and gradients are exchanged while the GPUs compute, so the longer of
+            the two counts.
         engine_gpus: number of GPUs that share a copy of the model while sampling.
         state: bytes of weights, gradients and the state of Adam on each GPU.
-        measuring_bytes: bytes on each GPU while measuring. The whole weights are part of it.
-        updating_bytes: bytes on each GPU while updating.
-        limits: what does not fit, as sentences.
+        measuring_bytes: bytes in use on each GPU while measuring, with a copy of all weights.
+        updating_bytes: bytes in use on each GPU while updating.
+        limits: a sentence for each thing that does not fit into the memory.
     """
 
     generating: float
@@ -120,7 +126,7 @@ class StepCost:
 
     @property
     def total(self) -> float:
-        """The seconds of the step."""
+        """The seconds of the whole step."""
         return self.generating + self.measuring + self.gathering + self.updating
 
     @property
@@ -130,14 +136,15 @@ class StepCost:
 
 
 def step_cost(shape: ModelShape, plan: StepPlan, device: Device, gpus: int) -> StepCost:
-    """Estimate a step with weights, gradients and the state of Adam sharded over all GPUs (FSDP 2 or ZeRO-3).
+    """Return the estimated time and memory of an optimizer step on several GPUs.
 
-    While antiphase measures, every GPU holds all weights (`training/policy.py`).
+    Weights, gradients and the state of Adam are assumed to be sharded over all GPUs (FSDP 2 or ZeRO-3). While
+    antiphase measures, every GPU holds all weights (`training/policy.py`).
 
     Args:
-        shape: the model.
-        plan: what the step does.
-        device: each GPU.
+        shape: the sizes of the model.
+        plan: the sizes and options of the step.
+        device: the speed and the memory of each GPU.
         gpus: number of GPUs.
     """
     if gpus < 1:
@@ -177,9 +184,9 @@ def step_cost(shape: ModelShape, plan: StepPlan, device: Device, gpus: int) -> S
 
 
 def measuring_bytes(shape: ModelShape, plan: StepPlan) -> float:
-    """Return the bytes of a measuring pass besides the weights.
+    """Return the bytes that a measuring pass needs, without those of the weights.
 
-    The numbers in front of the widths come from the stored peaks of an H100; docs/scaling.md compares them.
+    The factors of the formula are fitted to memory peaks that were measured on an H100; see docs/scaling.md.
     """
     tokens = min(plan.token_budget, plan.rollouts * plan.length)
     if plan.estimator != "own":
@@ -204,12 +211,14 @@ def measuring_bytes(shape: ModelShape, plan: StepPlan) -> float:
 
 
 def updating_bytes(shape: ModelShape, plan: StepPlan, rows: int) -> float:
-    """Return the bytes of a pass of the update besides the state: activations, one layer whole, and the logits.
+    """Return the bytes that a pass of the update needs, without weights, gradients and the state of Adam.
+
+    They are the bytes of the kept activations, of the logits and their gradient, and of a layer that is gathered.
 
     Args:
-        shape: the model.
-        plan: what the step does.
-        rows: number of rollouts of the pass.
+        shape: the sizes of the model.
+        plan: the sizes and options of the step.
+        rows: number of rollouts in the pass.
     """
     tokens, widths = rows * plan.length, shape.queries + 2 * shape.keys
     whole = 5.5 * shape.hidden + 2.6 * shape.intermediate + 3.0 * widths
@@ -220,7 +229,7 @@ def updating_bytes(shape: ModelShape, plan: StepPlan, rows: int) -> float:
 
 
 def _measuring(shape: ModelShape, plan: StepPlan, rollouts: int, machine: Machine) -> Iterator[Phases]:
-    """Yield the phases of measuring the rollouts of one GPU, a group or a chunk of rows at a time."""
+    """Yield the work of measuring the rollouts of one GPU, in chunks of rollouts: the phases of each chunk."""
     if plan.estimator == "none":
         return
     most = plan.group if plan.estimator == "own" else max(1, min(rollouts, plan.token_budget // plan.length))
@@ -247,8 +256,8 @@ def _measuring(shape: ModelShape, plan: StepPlan, rollouts: int, machine: Machin
 def _generating(shape: ModelShape, plan: StepPlan, device: Device, gpus: int, machine: Machine) -> tuple[int, float]:
     """Return how many GPUs share a copy of the model while sampling, and the seconds of sampling.
 
-    An inference engine such as vLLM is assumed: half of the memory at most holds weights, the rest keys and values. If
-    not all rollouts fit, they are sampled in waves.
+    An inference engine such as vLLM is assumed. At most half of the memory holds weights, and the rest holds keys and
+    values. If the keys and values of all rollouts do not fit, the rollouts are sampled in several waves.
     """
     weights = plan.element * shape.parameters
     engine = 1

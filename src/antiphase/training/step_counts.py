@@ -1,7 +1,10 @@
-"""Count the work of the parts of a training step: operations, bytes and kernels, from the shape of a model alone.
+"""Count the operations, bytes and kernels of each part of a training step, from the sizes of a model alone.
 
-The parts are forward and backward passes, sampling, the head with its entropies, and the estimators `own`, `last` and
-`full`. `step_cost` makes seconds of them. The module needs no PyTorch, and it measures nothing.
+The parts are forward and backward passes, sampling, the head (the output layer) with its entropies, and the estimators
+`own`, `last` and `full`. `step_cost` computes seconds from these counts. The module needs no PyTorch, and it measures
+nothing.
+
+In the arguments, a row is one sequence of a batch. A target is a generated token whose logit or strength is computed.
 
 What is counted, and what is not, is in docs/scaling.md. The formulas are those of a dense transformer decoder with
 grouped attention and a gated feed-forward part (Llama, Qwen, Mistral). A multiplication with its addition is two
@@ -38,14 +41,14 @@ _FORWARD_CALLS, _BACKWARD_CALLS = 45.0, 90.0
 
 
 def forward(shape: ModelShape, rows: int, length: int, machine: Machine, past: int = 0) -> Counts:
-    """Count a forward pass through the layers, without the head.
+    """Count the work of a forward pass through the layers, without the head (the output layer).
 
     Args:
-        shape: the model.
-        rows: number of rows.
-        length: number of positions of each row.
-        machine: the machine.
-        past: number of earlier positions of each row, whose keys and values are kept.
+        shape: the sizes of the model.
+        rows: number of sequences in the batch.
+        length: number of positions that are computed in each sequence.
+        machine: the machine that does the work.
+        past: number of earlier positions of each sequence, whose keys and values are known already.
     """
     tokens = rows * length
     pairs = rows * (length * (length + 1) / 2 + length * past)
@@ -62,9 +65,10 @@ def forward(shape: ModelShape, rows: int, length: int, machine: Machine, past: i
 def backward(
     shape: ModelShape, rows: int, length: int, machine: Machine, *, weights: bool = False, layers: int | None = None
 ) -> Counts:
-    """Count a backward pass to the activations, and to the weights if `weights` is set.
+    """Count the work of a backward pass for `rows` sequences of `length` positions.
 
-    `layers` is the number of layers that it runs through; by default all.
+    The pass computes the gradients of the activations, and of the weights if `weights` is True. It runs through the
+    last `layers` layers; by default through all.
     """
     share = 1.0 if layers is None else layers / shape.layers
     once = forward(shape, rows, length, machine)
@@ -75,7 +79,10 @@ def backward(
 
 
 def head(shape: ModelShape, targets: int, machine: Machine) -> Counts:
-    """Count the logits of some targets (generated tokens), their entropies and log-probabilities."""
+    """Count the work of the head (the output layer) for some generated tokens.
+
+    It computes their logits, entropies and log-probabilities. `targets` is the number of these tokens.
+    """
     logits = targets * shape.vocabulary
     tiles = max(1.0, logits / (1 << (24 if machine.gpu else 21)))
     # On a CPU, a tile stays in the cache.
@@ -90,16 +97,16 @@ def head(shape: ModelShape, targets: int, machine: Machine) -> Counts:
 def own(
     shape: ModelShape, rows: int, prompt: int, completion: int, machine: Machine, *, passes: int = 1, step: int = 0
 ) -> Phases:
-    """Count the estimator `own` for rows that share one prompt, with the head.
+    """Count the work of the estimator `own` for rollouts of one prompt, with the head (the output layer).
 
     Args:
-        shape: the model.
-        rows: number of rows.
-        prompt: number of tokens of the prompt, which is run once and without a graph.
+        shape: the sizes of the model.
+        rows: number of rollouts.
+        prompt: number of tokens of the prompt. It has one forward pass for all rollouts, and no backward pass.
         completion: number of tokens of each completion. All of them are measured.
-        machine: the machine.
-        passes: number of passes that the rows are divided into.
-        step: number of tokens of a step (a sentence), whose joint strength is measured; 0 measures none.
+        machine: the machine that does the work.
+        passes: number of measuring passes into which the rollouts are divided.
+        step: number of tokens of each sentence, if the joint strengths of sentences are measured; 0 if they are not.
     """
     # The products of the attention: scores and sums forward; scores, gradients at weights and at queries backward.
     pairs = _pairs(shape, rows / passes, completion, prompt, machine) * passes
@@ -122,7 +129,10 @@ def own(
 
 
 def _joint_own(shape: ModelShape, tokens: float, step: int, machine: Machine) -> Counts:
-    """Count the joint strengths of the steps of `own`, from the inputs and gradients that each step has."""
+    """Count the work of the joint strengths of sentences with the estimator `own`.
+
+    `tokens` is the number of all tokens, and `step` that of each sentence; 0 means that no joint strength is measured.
+    """
     if not step:
         return Counts()
     total = Counts()
@@ -136,15 +146,15 @@ def _joint_own(shape: ModelShape, tokens: float, step: int, machine: Machine) ->
 
 
 def last(shape: ModelShape, rows: int, length: int, completion: int, targets: int, machine: Machine) -> Phases:
-    """Count the estimator `last` for some targets of each row, with the head.
+    """Count the work of the estimator `last` for some tokens of each rollout, with the head (the output layer).
 
     Args:
-        shape: the model.
-        rows: number of rows.
-        length: number of positions of each row, with its prompt.
-        completion: number of tokens of each completion. All of them have entropies.
+        shape: the sizes of the model.
+        rows: number of rollouts.
+        length: number of tokens of a prompt and its completion together.
+        completion: number of tokens of each completion. The entropies of all of them are computed.
         targets: number of tokens of each completion whose strength is measured.
-        machine: the machine.
+        machine: the machine that does the work.
     """
     pairs = _pairs(shape, rows, length, 0, machine)
     touched = (_FROZEN_FORWARD if machine.gpu else 15.0) * shape.heads * pairs * shape.layers
@@ -172,15 +182,18 @@ def last(shape: ModelShape, rows: int, length: int, completion: int, targets: in
 def full(
     shape: ModelShape, rows: int, length: int, completion: int, reaches: Sequence[float], machine: Machine
 ) -> Phases:
-    """Count the estimator `full` for some targets of each row, or the joint strengths of some steps; with the head.
+    """Count the work of the estimator `full` for some tokens or sentences of each rollout, with the head.
+
+    The head is the output layer.
 
     Args:
-        shape: the model.
-        rows: number of rows.
-        length: number of positions of each row, with its prompt.
-        completion: number of tokens of each completion. All of them have entropies.
-        reaches: for each target of a row (or for the last token of each step), the number of positions that it sees.
-        machine: the machine.
+        shape: the sizes of the model.
+        rows: number of rollouts.
+        length: number of tokens of a prompt and its completion together.
+        completion: number of tokens of each completion. The entropies of all of them are computed.
+        reaches: for each measured token of a rollout, the number of positions that it sees. For a sentence, it is the
+            number of positions that the sentence's last token sees.
+        machine: the machine that does the work.
     """
     factors = _factor(length, shape.hidden, machine) + _factor(length, shape.queries, machine)
     phases = [
@@ -196,7 +209,10 @@ def full(
 
 
 def _norms(shape: ModelShape, rows: int, reach: float, machine: Machine) -> Counts:
-    """Count the norms of one target of each row in all layers, for targets that see `reach` positions."""
+    """Count the work of the gradient norms of one token of each rollout in all layers.
+
+    `reach` is the number of positions that the token sees.
+    """
     total = Counts()
     for inputs, outputs in _projections(shape):
         rank = min(reach, inputs)
@@ -211,9 +227,10 @@ def _norms(shape: ModelShape, rows: int, reach: float, machine: Machine) -> Coun
 
 
 def update(shape: ModelShape, rows: int, prompt: int, completion: int, machine: Machine, *, again: bool) -> Phases:
-    """Count the update on some rollouts: forward and backward pass to all weights, and the loss.
+    """Count the work of the update on some rollouts: forward pass, backward pass to all weights, and loss.
 
-    `again` says whether gradient checkpointing runs each layer's forward pass a second time.
+    `rows` is the number of rollouts. `prompt` and `completion` are numbers of tokens. `again` says whether gradient
+    checkpointing runs each layer's forward pass a second time.
     """
     length, logits = prompt + completion, rows * completion * shape.vocabulary
     once = forward(shape, rows, length, machine) * (2 if again else 1)
@@ -222,10 +239,10 @@ def update(shape: ModelShape, rows: int, prompt: int, completion: int, machine: 
 
 
 def decode(shape: ModelShape, rows: int, prompt: int, completion: int, machine: Machine, *, graphs: bool) -> Phases:
-    """Count the sampling of completions token by token, after a forward pass over the prompts.
+    """Count the work of sampling completions token by token, after a forward pass over the prompts.
 
-    `graphs` says whether a whole forward pass is started as one piece (CUDA graphs, as in vLLM), so that starting its
-    kernels costs nothing.
+    `rows` is the number of rollouts. `prompt` and `completion` are numbers of tokens. `graphs` says whether CUDA
+    graphs are used, as in vLLM; the time for starting kernels is then 0.
     """
     context = rows * (completion * prompt + completion * (completion - 1) / 2)
     weights = shape.body + shape.hidden * shape.vocabulary
@@ -240,7 +257,7 @@ def decode(shape: ModelShape, rows: int, prompt: int, completion: int, machine: 
 
 
 def _projections(shape: ModelShape) -> tuple[tuple[int, int], ...]:
-    """Return the widths of inputs and outputs of Q, K, V and O."""
+    """Return the input width and the output width of each of the projections Q, K, V and O."""
     return (
         (shape.hidden, shape.queries),
         (shape.hidden, shape.keys),
@@ -250,14 +267,20 @@ def _projections(shape: ModelShape) -> tuple[tuple[int, int], ...]:
 
 
 def _pairs(shape: ModelShape, rows: float, length: int, past: int, machine: Machine) -> float:
-    """Return how many pairs of a query and a key the blocks of the frozen attention compute for one head."""
+    """Return how many pairs of a query and a key one head computes in the frozen attention, which works in blocks.
+
+    The frozen attention is the attention with which the estimators measure.
+    """
     block = _BLOCK_ELEMENTS[machine.gpu] / (rows * shape.heads * max(1, length + past))
     block = min(float(length), max(float(_LEAST_ROWS), block))
     return rows * length * (past + (length + block) / 2)
 
 
 def _roots(rows: float, columns: float, machine: Machine) -> Counts:
-    """Count the nuclear norm of a matrix: the square root, or the eigenvalues, of its smaller Gram matrix."""
+    """Count the work of the nuclear norm of a matrix.
+
+    On a GPU, it is computed by the square root of the smaller Gram matrix; on a CPU, by its eigenvalues.
+    """
     small, large = min(rows, columns), max(rows, columns)
     if machine.gpu:
         # Products of small matrices do not reach the full rate.
@@ -268,9 +291,9 @@ def _roots(rows: float, columns: float, machine: Machine) -> Counts:
 
 
 def _factor(tokens: int, width: int, machine: Machine) -> Counts:
-    """Count the factor L of the inputs A = L Q of a projection, by QR or by Cholesky.
+    """Count the work of the factor L in A = L Q, by QR or by Cholesky. A holds the inputs of a projection.
 
-    A GPU waits in a QR decomposition, which takes one column after another.
+    On a GPU, a QR decomposition is slow, since it takes one column after another.
     """
     small, large = min(tokens, width), max(tokens, width)
     if not machine.gpu:

@@ -27,14 +27,15 @@ class StepEstimate:
     """Estimated seconds of each part of an optimizer step on this process, and the estimated memory of a training.
 
     The times are those of completions of the greatest length. Most completions are shorter, so a real step is faster.
-    Rounds of dynamic sampling add to this time. How many rounds there will be is not known before the training.
+    Rounds of dynamic sampling add to this time. The number of rounds is not known before the training.
 
     Args:
-        generating, measuring, updating: seconds of each part.
-        rereading: seconds of the forward pass for the entropies of `token_advantages`; 0 without it.
-        rounds: the greatest number of rounds of `dynamic_sampling`. A round generates for at most as many prompts as
-            the batch has, so it takes at most the time `generating`.
-        parameters: number of all parameters, and of the trained ones.
+        generating, measuring, updating: seconds of sampling the completions, of measuring inversion, and of the
+            update.
+        rereading: seconds of the forward pass for the entropies that `token_advantages` needs; 0 without this option.
+        rounds: the greatest number of rounds of `dynamic_sampling`. A round completes at most as many prompts as the
+            batch has, so it takes at most the time `generating`.
+        parameters: number of all parameters, and number of the trained parameters.
         state_bytes: bytes of the weights, the gradients and the two moments of Adam.
         peak_bytes: the most bytes that this process (or its GPU) held during the timing, plus Adam's moments.
     """
@@ -114,7 +115,7 @@ def estimate_step(trainer: Any, prompt_ids: Sequence[Sequence[int]]) -> StepEsti
 
 
 def _time_forward(policy: Any, batch: TokenBatch) -> float:
-    """Return the seconds of a forward pass and of the entropies of its distributions."""
+    """Return the seconds of a forward pass in which the entropy of each token's distribution is computed too."""
     start = _now()
     with torch.no_grad():
         logits = policy(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long()).logits
@@ -139,7 +140,7 @@ def _time_update(trainer: Any, batch: TokenBatch) -> float:
 
 
 def _now() -> float:
-    """Return the time in seconds, after waiting for the GPU's work, since Python alone does not wait for it."""
+    """Wait until the GPU has done its work, and return the time in seconds. Python alone would not wait."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

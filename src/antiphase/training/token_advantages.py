@@ -39,19 +39,19 @@ def gtpo_advantages(
 
         r̃_it = r_i + α₂ · d_t · H_it / Σ_k H_kt
 
-    Here d_t is the number of right rollouts of the group that have a position t, and k runs over these rollouts. In a
-    wrong rollout j, the token at position t has the reward
+    Here d_t is the number of right rollouts of the group that have a token at position t. The sum over k runs over
+    these rollouts. In a wrong rollout j, the token at position t has the reward
 
         r̃_jt = r_j − α₂ · h_t · (1/H_jt) / Σ_k (1/H_kt)
 
-    Here h_t is the number of wrong rollouts that have a position t, and k runs over these. So in wrong rollouts, the
-    tokens of low entropy lose most.
+    Here h_t is the number of wrong rollouts of the group that have a token at position t, and the sum over k runs over
+    them. So in wrong rollouts, the tokens of low entropy lose most.
 
-    The advantages are the rewards r̃ minus their mean, divided by their standard deviation. The mean and the standard
-    deviation are those of all tokens of the group's right rollouts; for wrong rollouts, those of all tokens of the
-    group's wrong rollouts. So the mean advantage of the right rollouts is 0, and that of the wrong rollouts is 0 too.
-    GTPO therefore does not prefer right rollouts to wrong rollouts. It only distinguishes tokens among the right
-    rollouts, and tokens among the wrong rollouts.
+    The advantages are the rewards r̃ minus their mean, divided by their standard deviation. For right rollouts, mean
+    and deviation are taken over all tokens of the group's right rollouts. For wrong rollouts, they are taken over all
+    tokens of the group's wrong rollouts. So the mean advantage is 0 among the right rollouts, and also among the wrong
+    rollouts. GTPO therefore does not prefer right rollouts to wrong rollouts. It only distinguishes tokens among the
+    right rollouts, and tokens among the wrong rollouts.
 
     Our reading: we have not read the paper's own text. The formulas are those of two public re-implementations, which
     agree. They multiply r_i by a weight α₁ = 1, and have α₂ = 0.1.
@@ -63,7 +63,7 @@ def gtpo_advantages(
         entropy: the entropy at each token, in nats.
         mask: which tokens are trained on.
         group_size: number of rollouts of each prompt.
-        share: α₂.
+        share: the weight α₂.
 
     Returns:
         float64 advantages; 0 for tokens that are not trained on.

@@ -7,15 +7,15 @@ from transformers import Trainer
 
 
 def log_numbers(trainer: Any, control: Any, values: Mapping[str, Any]) -> None:
-    """Log numbers at the current step, without changing the trainer's own log line of this step.
+    """Log numbers at the current step. The trainer's regular log of this step stays as it would have been.
 
     The method `log` of transformers is called, because TRL's method `log` would also empty the metrics that TRL is
-    collecting. Either method clears the request for the step's own log line, so the request is set again.
+    collecting. Logging clears the flag `control.should_log`, which asks for the regular log, so the flag is set again.
 
     Args:
         trainer: the trainer.
-        control: the trainer's control object, which holds the request.
-        values: the numbers by name. Texts among them are not logged.
+        control: the trainer's control object, which holds the flag.
+        values: the numbers by name. Values that are texts are not logged.
     """
     asked = control.should_log
     Trainer.log(trainer, {key: value for key, value in values.items() if not isinstance(value, str)})

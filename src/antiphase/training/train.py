@@ -3,7 +3,7 @@
 OUT/recipe.json        the resolved options, compared on resume
 OUT/trajectory.jsonl   a row for each step, written during training
 OUT/times.jsonl        how long the parts of each step took, written during training
-OUT/kept_rollouts/     with keep_rollouts: some sampled rollouts, token by token, written during training
+OUT/kept_rollouts/     with the option keep_rollouts: some sampled rollouts with their tokens, written during training
 OUT/checkpoint-N/      TRL's checkpoints
 OUT/                   at the end: model, tokenizer, README.md, summary.json, report.html, figures/trajectory.{png,svg}
 """
@@ -73,7 +73,7 @@ class TrainResult:
     Args:
         folder: the run's folder.
         summary: the content of summary.json; None after an interruption or a dry run.
-        interrupted: whether Ctrl-C or SIGTERM stopped the run, with a checkpoint.
+        interrupted: whether Ctrl-C or SIGTERM stopped the run. A checkpoint was then saved.
     """
 
     folder: Path
@@ -213,7 +213,10 @@ def _trainer(
 
 
 def _policy(recipe: Recipe, tokenizer: Any, ends: Sequence[int]) -> Any:
-    """Return the model's name, which TRL loads; or the loaded model, if the recipe gives it further end tokens."""
+    """Return the policy as TRL's trainer takes it: the model's name, or the loaded model.
+
+    The model is loaded here only if the recipe gives it further end tokens.
+    """
     name = recipe.model.model_name_or_path
     if not ends:
         return name
@@ -258,7 +261,7 @@ def _print_recipe(recipe: Recipe, num_training: int, num_held_out: int) -> None:
 
 
 def _items_of(config: Any) -> str:
-    """Return what ρ is computed over as text, such as `step (sentence, joint)`."""
+    """Return a text that says what ρ is computed over, such as `step (sentence, joint)`."""
     unit = str(config.inversion_unit)
     how = f" ({config.inversion_splitter}, {config.inversion_step_strength})" if unit == "step" else ""
     of = "" if config.inversion_segment == "all" else f" of the {config.inversion_segment}"

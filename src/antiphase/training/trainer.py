@@ -1,9 +1,10 @@
 """The class `CorRPOTrainer`: TRL's `GRPOTrainer` with the inversion score in its reward (docs/training.md).
 
-TRL generates, scores, normalises and updates. This trainer adds a column to the rewards and, in the mode
-`centered`, a term to the advantages. The column holds scores that are measured on exactly the token ids that TRL
-sampled, by the code of `antiphase probe`. The column is the last one, and is there only while TRL scores a batch;
-see `reward_column`. None of TRL's arithmetic is repeated here, so every loss and option of GRPO works.
+TRL generates, scores, normalises and updates. This trainer adds a column to the rewards. With
+`inversion_combine="centered"`, it also adds a term to the advantages. The column holds inversion scores, measured on
+exactly the token ids that TRL sampled, by the code of `antiphase probe`. It is the last column, and is there only
+while TRL scores a batch; see `reward_column`. None of TRL's arithmetic is repeated here, so every loss and option of
+GRPO works.
 """
 
 import time
@@ -59,7 +60,7 @@ class CorRPOTrainer(SharingTrainer):
         reward_funcs: the task rewards. `SelfCertaintyReward`, `NegativeEntropyReward` and `MajorityVoteReward` may be
             among them.
         args: a `CorRPOConfig`.
-        positional, named: the other arguments of `GRPOTrainer`, in its order.
+        positional, named: the other arguments of `GRPOTrainer`: positional ones in its order, and keyword ones.
 
     Raises:
         HostError: the installed TRL lacks something that antiphase relies on.
@@ -120,22 +121,26 @@ class CorRPOTrainer(SharingTrainer):
         self._column = len(self.reward_funcs)
 
     def know_tags(self, tags: Sequence[tuple[str, str]]) -> None:
-        """Set the pairs of an opening and a closing tag by which `inversion_segment` finds thoughts."""
+        """Set the tags by which the trainer finds the thought in a completion, as `inversion_segment` needs it.
+
+        Args:
+            tags: pairs of the tag that opens a thought and the tag that closes it.
+        """
         self._inversion_reward = replace(self._inversion_reward, tags=tuple(tags))
         self.keeper.tags = tuple(tags)
 
     @property
     def inversion_weight(self) -> float:
-        """The weight λ of inversion at the current step; 0 after the collapse alarm dropped it."""
+        """The weight λ of inversion at the current step; 0 after the collapse alarm has switched inversion off."""
         config = cast(CorRPOConfig, self.args)
         return 0.0 if self.watch.dropped else config.weight_at(self.state.global_step, self.state.max_steps)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, or continue from a checkpoint, with the arguments of `transformers.Trainer.train`.
+        """Train the policy, from the start or from a checkpoint, and return what `transformers.Trainer.train` returns.
 
         Args:
             resume_from_checkpoint: the folder of a checkpoint, or True for the last one in the output directory.
-            args, kwargs: the other arguments.
+            args, kwargs: the other arguments of `transformers.Trainer.train`.
 
         Raises:
             InvalidInputError: the folder is no complete checkpoint of this class, or has other inversion settings.
@@ -243,7 +248,11 @@ class CorRPOTrainer(SharingTrainer):
     def _combine(self, rewards: Tensor) -> CombinedRewards:
         """Replace the column of scores by the term that `inversion_combine` makes of them, and log the metrics.
 
-        `rewards` has the rollouts of all processes, and is changed in place.
+        Args:
+            rewards: the rewards `[rollout, function]` of the rollouts of all processes. They are changed in place.
+
+        Returns:
+            the combined rewards of the rollouts of all processes, with the term and the metrics.
         """
         facts = cast(RolloutFacts, self._measured).gathered(self._gathered)
         task_columns = self._without_own(rewards).cpu().double()
@@ -281,7 +290,7 @@ class CorRPOTrainer(SharingTrainer):
         )
 
     def _without_own(self, columns: Tensor) -> Tensor:
-        """Return the rewards `[rollout, function]` without the column of the inversion reward."""
+        """Return `columns` without the inversion reward. The last axis of `columns` is the reward functions."""
         return torch.cat([columns[..., : self._column], columns[..., self._column + 1 :]], dim=-1)
 
     def _record(self, combined: CombinedRewards) -> None:

@@ -1,6 +1,7 @@
 """The class `CorRPOConfig`: TRL's `GRPOConfig` with the options of the inversion term added.
 
-The added options, their defaults and their checks are those of `InversionSpec`. The options of GRPO are not changed.
+Most of the added options are those of `InversionSpec`, with its defaults and its checks. The options of GRPO are not
+changed.
 """
 
 import os
@@ -42,14 +43,16 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
     `inversion_combine`, … The `seed` is that of `GRPOConfig`.
 
     Args:
-        dynamic_sampling: the greatest number of rounds in which groups of tied task rewards are replaced by groups of
-            further prompts (DAPO's dynamic sampling); 0 replaces none.
+        dynamic_sampling: the greatest number of rounds in which groups with equal task rewards are replaced by groups
+            of further prompts (DAPO's dynamic sampling); 0 replaces none.
         token_advantages: `gtpo` gives every token an advantage of its own, by its entropy; see `gtpo_advantages`.
             `none` keeps TRL's advantages, one for each rollout.
         keep_rollouts: number of rollouts of a batch that are kept token by token in the run's folder; 0 keeps none.
-            Whole groups are kept if the number is at least `num_generations`. `kept_rule` says of which batches.
+            Whole groups are kept if the number is at least `num_generations`. The module `kept_rule` chooses the
+            batches.
         share_logprobs: whether the old log-probabilities of the tokens come from the measurement of inversion, where
-            TRL would compute them in a forward pass of its own. The numbers change by rounding. See `shared_logprobs`.
+            TRL would compute them in a forward pass of its own. The two differ by rounding alone; see
+            `shared_logprobs`.
 
     Raises:
         InvalidInputError: a value is not one of its option's choices, or is outside its range.
@@ -91,7 +94,7 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
         return InversionSpec(**{o.name: getattr(self, PREFIX + o.name) for o in _OPTIONS}, seed=self.seed)
 
     def score_spec(self) -> ScoreSpec:
-        """Return the options from which the scores of rollouts are made."""
+        """Return the options that say how the scores of a rollout are computed from its signals."""
         return self.inversion_spec().score_spec()
 
     def splitter(self) -> Splitter:
@@ -99,7 +102,7 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
         return self.inversion_spec().step_splitter()
 
     def signal_spec(self) -> SignalSpec:
-        """Return the options of the measurement; see `InversionSpec.signal_spec`."""
+        """Return the options that say what is measured, and how; see `InversionSpec.signal_spec`."""
         return self.inversion_spec().signal_spec()
 
     def weight_at(self, step: int, max_steps: int) -> float:

@@ -20,11 +20,10 @@ MOMENT = "chat_template_moment"
 
 
 def prompt_moment(folder: Path) -> str:
-    """Return the time that the chat template reads, in ISO format.
+    """Return the time that the chat template uses as the current time, in ISO format.
 
-    It is the time at which the run in the folder began, or the present time if the folder holds no run.
-
-    All processes get the main process's time.
+    It is the time at which the run in the folder began, or the present time if the folder holds no run. All processes
+    return the same time, which the main process chooses.
     """
     from accelerate.utils import broadcast_object_list
 
@@ -67,7 +66,7 @@ def prepared(folder: Path, recipe: Recipe, moment: str | None = None) -> Iterato
     Args:
         folder: the run's folder.
         recipe: the run's options.
-        moment: the time that the chat template reads, in ISO format; None if it reads no time.
+        moment: the time that the chat template uses as the current time, in ISO format; None if it uses no time.
 
     Raises:
         InvalidInputError: the folder holds something that is no training run, a finished run, or a run with other
@@ -111,7 +110,10 @@ def finished_training(checkpoint: Path) -> bool:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint, or None. A checkpoint that a killed run had begun to write is skipped."""
+    """Return the newest complete checkpoint in the folder, or None if there is none.
+
+    A checkpoint that a killed run had begun to write is skipped.
+    """
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         try:

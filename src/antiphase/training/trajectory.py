@@ -22,16 +22,18 @@ Kind = Literal["step", "time", "eval", "probe", "alarm"]
 
 
 def read_times(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of the file with the times of a run; none if there is no such file, as in older runs."""
+    """Return the rows of a run's times.jsonl, in order; an empty list if there is no such file, as in older runs."""
     return read_trajectory(folder, TIMES) if (folder / TIMES).is_file() else []
 
 
 def read_trajectory(folder: Path, file: str = FILE) -> list[dict[str, Any]]:
-    """Return the rows of a run, in order. An unfinished last line, as a killed run may leave it, is left out.
+    """Return the rows of a run's trajectory, in order.
+
+    A killed run may leave an unfinished last line, which is left out.
 
     Args:
         folder: the folder of the run.
-        file: the name of the file in it.
+        file: the name of the file in the folder.
 
     Raises:
         InvalidInputError: the folder has no such file, or a line before the last one is not JSON.
@@ -56,7 +58,10 @@ def read_trajectory(folder: Path, file: str = FILE) -> list[dict[str, Any]]:
 
 
 def begin_once(trajectory: "Trajectory", state: Any) -> None:
-    """Call `Trajectory.begin` once in a training, even if several callbacks write to the same file."""
+    """Call `trajectory.begin`, unless another callback has called it for this training already.
+
+    Several callbacks write to the same file, and each of them calls this function.
+    """
     # All callbacks share the trainer's state, so it keeps what was begun.
     begun: set[str] = vars(state).setdefault("_antiphase_begun", set())
     if str(trajectory.path) not in begun:
@@ -69,7 +74,7 @@ class Trajectory:
 
     Args:
         folder: the folder of the run.
-        file: the name of the file in it; `times.jsonl` for the times of the run.
+        file: the name of the file in the folder; `times.jsonl` for the times of the run.
     """
 
     def __init__(self, folder: Path, file: str = FILE) -> None:

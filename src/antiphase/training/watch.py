@@ -1,7 +1,7 @@
-"""The callback of `CorRPOTrainer`: it writes the trajectory, raises the collapse alarm, and keeps its own state.
+"""The callback of `CorRPOTrainer` that writes the trajectory, and raises an alarm when the training collapses.
 
-The alarm is raised when a training shows a sign of collapse; see `collapse_signs`. The state is part of each
-checkpoint.
+The alarm is raised when a training shows a sign of collapse; see `collapse_signs`. The callback's state, such as the
+latest metrics, is part of each checkpoint.
 """
 
 import math
@@ -19,14 +19,14 @@ from antiphase.training.trajectory import Trajectory, begin_once
 
 
 class CollapseWarning(UserWarning):
-    """Warning that a training shows a sign of collapse."""
+    """Warning that a training shows a sign of collapse, such as completions that become much shorter."""
 
 
 class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
-    """Callback that writes the measured batches of a run to its trajectory, and raises the collapse alarm.
+    """Callback that writes the metrics of each batch to the run's trajectory, and raises the collapse alarm.
 
     Args:
-        trajectory: the file to which the batches are written.
+        trajectory: the file to which the metrics are written.
         config: the trainer's arguments.
     """
 
@@ -41,7 +41,7 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.history: dict[str, list[float]] = {}
 
     def state(self) -> dict[str, Any]:
-        """Return the state that trainer_state.json holds in each checkpoint."""
+        """Return the callback's state, which each checkpoint holds in its trainer_state.json."""
         attributes = {
             "settings": {name: getattr(self.config, name) for name in OWN_FIELDS},
             "batches": batch_sizes(self.config),
@@ -53,11 +53,11 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         return {"args": {}, "attributes": attributes}
 
     def restore(self, attributes: Mapping[str, Any]) -> None:
-        """Set the state to that of a checkpoint. Checkpoints of the first version of antiphase can be read too.
+        """Take over the state that a checkpoint holds.
 
         Args:
-            attributes: the values that `state` returned when the checkpoint was saved. In the first version, they had
-                the history of only two metrics, and knew only the alarm sign `accuracy`.
+            attributes: the entry `attributes` of the state that `state` returned when the checkpoint was saved. The
+                state of the first version of antiphase, which had fewer metrics and one alarm sign, can be read too.
         """
         self.dropped, self.alarms = bool(attributes["dropped"]), list(attributes["alarms"])
         quiet = attributes["quiet"]
@@ -68,12 +68,12 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.history = {name: list(values) for name, values in history.items()}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin the trajectory, or continue it."""
+        """Begin the trajectory file, or continue it after a checkpoint."""
         if state.is_world_process_zero:
             begin_once(self.trajectory, state)
 
     def step(self, step: int, metrics: Mapping[str, float], is_main_process: bool) -> None:
-        """Write the row of a measured batch, and raise the alarm if the last batches show a sign of collapse."""
+        """Write a batch's metrics to the trajectory. Raise the alarm if the last batches show a sign of collapse."""
         if is_main_process:
             self.trajectory.append("step", step, metrics)
         window = self.config.inversion_alarm_window
@@ -108,13 +108,13 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Stop the training if the alarm stopped it."""
+        """Stop the training if the collapse alarm has asked for it."""
         if self.stopped:
             control.should_training_stop = True
         return control
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any], **_: Any) -> None:
-        """Write the metrics of an evaluation by TRL to the trajectory."""
+        """Write the metrics of one of TRL's own evaluations to the trajectory."""
         if state.is_world_process_zero:
             numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
             self.trajectory.append("eval", state.global_step, numbers)
