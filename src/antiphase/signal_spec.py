@@ -35,7 +35,7 @@ SEGMENTS: tuple[Segment, ...] = get_args(Segment)
 
 
 def check_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise InvalidInputError unless the value is one of those allowed."""
+    """Raise InvalidInputError unless `value` is in `allowed`. The message calls the option `name`."""
     if value not in allowed:
         raise InvalidInputError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
 
@@ -68,7 +68,10 @@ class EstimatorKind:
     shares_prefixes: bool = False
 
     def measure(self, *arguments: Any) -> Any:
-        """Call the function. If `function` is a text `module:attribute`, it is imported first."""
+        """Call the estimator's function, and return its result, a `ChunkSignals`.
+
+        If `function` is a text `module:attribute`, the function is imported first.
+        """
         function = imported(self.function) if isinstance(self.function, str) else self.function
         return function(*arguments)
 

@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 
 
 def _option(default: _T, text: str) -> _T:
-    """Return a dataclass field with this default and this text for --help."""
+    """Return a dataclass field with a default value and a text that --help shows for the option."""
     return field(default=default, metadata={"help": text})
 
 
@@ -149,7 +149,7 @@ class InversionSpec:
         self.score_spec(), self.signal_spec(), self.step_splitter()
 
     def _check_names(self) -> None:
-        """Refuse a value that is not one of its option's choices."""
+        """Raise InvalidInputError if an option has a value that is not one of its choices."""
         check_one_of("inversion_combine", self.combine, COMBINES)
         check_one_of("inversion_unit", self.unit, UNITS)
         check_one_of("inversion_segment", self.segment, SEGMENTS)
@@ -177,7 +177,7 @@ class InversionSpec:
         )
 
     def step_splitter(self) -> Splitter:
-        """Return the object that finds where the steps of a rollout end."""
+        """Return the object that finds where the steps (such as sentences) of a rollout end."""
         return Splitter.parse(self.splitter)
 
     def signal_spec(self) -> SignalSpec:
@@ -204,9 +204,9 @@ class InversionSpec:
         )
 
     def weight_at(self, step: int, num_steps: int) -> float:
-        """Return λ before optimizer step `step` of `num_steps`. The steps are counted from 0.
+        """Return the weight λ for the optimizer step `step` of `num_steps`. The steps are counted from 0.
 
-        It follows from the options `weight`, `schedule` and `warmup_steps`, by the formulas of
+        The options `weight`, `schedule` and `warmup_steps` determine it, by the formulas of
         `antiphase.reward.weight_at`.
         """
         total = max(num_steps, 1)
