@@ -147,7 +147,7 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        """tqdm's values for the format string of the bar, and under `left` the text of the time left."""
+        """The values that the format string of the bar can contain: those of tqdm, and `left`, the time left."""
         left = None if self.progress is None else self.progress.left()
         shown = "" if left is None else f", {self.format_interval(left)} left"
         return {**super().format_dict, "left": shown}

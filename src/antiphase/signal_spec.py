@@ -35,7 +35,13 @@ SEGMENTS: tuple[Segment, ...] = get_args(Segment)
 
 
 def check_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise InvalidInputError unless `value` is in `allowed`. The message calls the option `name`."""
+    """Raise InvalidInputError unless `value` is in `allowed`.
+
+    Args:
+        name: the name of the option, for the error message.
+        value: the value of the option.
+        allowed: the values that the option can have.
+    """
     if value not in allowed:
         raise InvalidInputError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
 
@@ -106,10 +112,12 @@ class SignalSpec:
         layers: `all` (all layers with softmax attention), `last`, `last-K` (the last K layers), or a comma-separated
             list of layer indices. Negative indices count from the end. All layers of the decoder are counted.
         projections: which of the attention projections Q, K, V and O are measured.
-        norm: `nuclear` (the paper), `frobenius`, or `l1` (entrywise, as in §2.1 of the post; docs/deviations.md).
-        target: `logit` (the generated token's raw logit) or `logprob` (a control; see docs/method.md).
+        norm: the norm of the gradient: `nuclear` (as in the paper), `frobenius`, or `l1` (entrywise, as in §2.1 of the
+            post; docs/deviations.md).
+        target: what is differentiated: `logit` (the generated token's raw logit) or `logprob` (a control; see
+            docs/method.md).
         targets_per_rollout: the strength of at most this many tokens of each rollout is measured. They are drawn at
-            random, without replacement. None measures all tokens. 0 measures no token's own strength, and needs
+            random, without replacement. None measures all tokens. 0 measures no strengths of single tokens, and needs
             `step_strength="joint"`. Entropy is always measured for every token.
         step_strength: how the strength of a step (a sentence of the rollout) is computed. `mean` is the mean of its
             measured tokens' strengths. `joint` is the norm of the gradient of the sum of its n tokens' targets,

@@ -181,7 +181,7 @@ def encode_rollout(tokenizer: Any, rollout: GivenRollout, prompt_format: PromptF
 
 
 def end_token_ids(texts: Sequence[str], tokenizer: Any) -> list[int]:
-    """Return the token id of each text. A user names these texts as tokens that end a completion.
+    """Return the token id of each text. The user has named these texts as the tokens that end a completion.
 
     Raises:
         InvalidInputError: a text is not a single token.

@@ -69,11 +69,11 @@ class InversionSpec:
         estimator: how gradient strengths are computed: `own`, `last` or `full`; see `SignalSpec`.
         layers: which layers are measured: `all`, `last`, `last-K`, or indices such as `0,3,-1`.
         projections: which of the attention projections Q, K, V, O are measured, such as `QKVO`.
-        norm: `nuclear`, `frobenius` or `l1`.
+        norm: the norm of the gradient: `nuclear`, `frobenius` or `l1`.
         target: what is differentiated: the generated token's `logit`, or its `logprob` (a control).
         targets_per_rollout: number of random tokens of each rollout whose strength is measured; None measures all.
         token_budget: the greatest number of padded tokens in one measuring pass. It changes results only by rounding.
-        correlation: `spearman` or `pearson`.
+        correlation: the kind of correlation: `spearman` or `pearson`.
         min_tokens: if the unit is `token` or `type`, a rollout with fewer measured tokens or types has no score.
         shrink: how strongly the scores of short rollouts are pulled to 0. It acts like this number of further items
             without correlation; see `shrunk`.
@@ -85,7 +85,7 @@ class InversionSpec:
         verifier: if a trainer has several reward functions, the name of the one that says which rollouts are right.
             The default is the first function that verifies answers.
         accept: a rollout counts as right ("accepted") if the verifier gives it at least this reward.
-        alarm: what to do when the training shows a sign of collapse, see `collapse_signs`: `warn`, `stop`, `drop`
+        alarm: what to do when the training shows a sign of collapse (see `collapse_signs`): `warn`, `stop`, `drop`
             (set λ to 0) or `off`.
         alarm_window: number of measured batches over which the alarm computes trends.
         seed: seed of the random generators of the controls and of `targets_per_rollout`. In `CorRPOConfig` it is the

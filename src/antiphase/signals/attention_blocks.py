@@ -150,9 +150,10 @@ class _Block:
         return by_group[:, self.groups, :, self.rows]
 
     def keys(self, keys: Tensor) -> Tensor:
-        """Return the part of `keys` that the queries of the block may see. `keys` are keys or values.
+        """Return the keys (or values) that the queries of the block may see.
 
-        Their axes are `[batch, group, key, ...]`.
+        Args:
+            keys: all keys, or all values, of the attention call, `[batch, group, key, ...]`.
         """
         return keys[:, self.groups, : self.num_keys]
 

@@ -26,8 +26,8 @@ def sum_over_heads(
 ) -> Float[Tensor, "batch row"]:
     """Return the entropy of the attention weights of each query position, in nats, summed over the heads.
 
-    With the scores x_t, of which the greatest is 0, H = −ln max_t α_t − Σ_t α_t x_t. This needs no logarithm of each
-    weight.
+    Let x_t be the scores of a query position in one head, and α_t the weights. The greatest score is 0. Then the
+    entropy is H = −ln max_t α_t − Σ_t α_t x_t. This formula needs only one logarithm, and not one for each weight.
 
     Args:
         weights: the attention weights, which are the softmax of the scores.

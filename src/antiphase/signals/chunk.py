@@ -141,12 +141,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ChunkSignals:
-    """The signals of the targets (generated tokens) of a chunk, and of its steps (sentences).
+    """The signals of the targets (generated tokens) and steps (sentences) of a chunk of rollouts.
 
     Args:
         head: the entropy and the other signals of every target that are computed from its logits.
         strength: the gradient strength of each *measured* target, in order.
-        joint: the joint strength of each step; None if the chunk has no steps.
+        joint: the joint strength of each step: the norm of the gradient of the sum of its targets, divided by a power
+            of their number. None if the chunk has no steps.
         attention_entropy: the entropy of the attention weights of every target, as the mean over heads and measured
             layers; None if the estimator does not compute attention weights.
         effective_rank: the effective rank of each step's summed gradient; None if it is not computed.

@@ -63,7 +63,8 @@ class Past:
 class AttentionTrace:
     """What was recorded about the calls of the frozen attention in one forward pass.
 
-    The first three fields say what is recorded; the pass fills the others.
+    The frozen attention is causal attention whose backward pass treats other positions as constants. The first three
+    fields say what is recorded. The forward pass fills the others.
 
     Args:
         keep: the attention module whose call is kept in `kept`; None keeps no call.
@@ -74,8 +75,8 @@ class AttentionTrace:
         kept: the arguments and the output of the call of the module `keep`.
         recorded: the keys and values of every call, in order; empty unless `record` is true.
         num_continued: the number of calls that used `past`.
-        entropies: for each attention module that was chosen for this, the attention entropies `[batch, row]` of each
-            of its calls.
+        entropies: the entropies `[batch, row]` of the attention weights in each call, by the attention module. Only
+            the modules that are keys from the start are recorded.
     """
 
     keep: nn.Module | None = None

@@ -37,10 +37,11 @@ from antiphase.signals.passes import run_in_passes
 def own(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Measure the strength of every target of a chunk that is to be measured, by its own-position term.
+    """Measure the gradient strength of targets (generated tokens), and count only each target's own position.
 
-    A target is a generated token. The own-position term is the part of its gradient that reaches the weights through
-    the position that predicts the token. If the chunk has steps, their joint strengths are measured too.
+    The gradient of a target at the weights is a sum over positions. Only the term of the position that predicts the
+    target is counted. The chunk says which targets are measured. If it has steps (sentences), their joint strengths
+    are measured too.
 
     Args:
         model: a Hugging Face causal LM without PEFT wrapper, whose attention uses transformers' AttentionInterface.

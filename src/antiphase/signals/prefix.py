@@ -84,6 +84,8 @@ def families_of(rows: Sequence[Row]) -> list[Family]:
 def split(model: nn.Module, rows: Sequence[Row]) -> tuple[list[Family], list[Row]]:
     """Divide rows into those whose prefix is run first and only once, and those that are run in one part.
 
+    The prefix of a row is the tokens before the position that predicts the row's first generated token.
+
     Returns:
         (the rows with a shared prefix, as groups with the same prefix; all other rows). The docstring of the module
         gives the conditions.

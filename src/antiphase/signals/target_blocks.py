@@ -3,7 +3,7 @@
 A backward pass runs as many positions as the forward pass that made its graph. A target (a generated token) sees only
 the positions before it, so a long forward pass wastes work on early targets. But a forward pass costs about as much as
 a backward pass, so each target should not have its own. `blocks_of` finds the division into blocks with the least
-work. It contains no tensors, so a plan costs no time on a GPU.
+work. A plan contains no tensors, so the GPU is not needed to make it.
 """
 
 import itertools

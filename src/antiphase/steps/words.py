@@ -41,16 +41,16 @@ _LONGEST_LABEL = 60
 def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after: int) -> bool:
     """Return whether a sentence ends at a group of marks. The marks are . ! ? … and nothing stands between them.
 
-    In `He said "No!?" Then`, the marks are `!?`.
+    An example is `He said "No!?" Then`, in which the marks are `!?`.
 
     Args:
         text: the text of the completion.
-        begin: the offset of the first character of the current sentence; here of `H`.
-        start: the offset of the first mark; here of `!`.
-        stop: the offset after the last mark; here of the closing quote.
+        begin: the offset of the first character of the current sentence (`H` in the example).
+        start: the offset of the first mark (`!` in the example).
+        stop: the offset after the last mark (that of the closing quote in the example).
         end: the offset after the closing quotes, brackets and emphasis signs that follow the marks. It equals `stop`
             if there are none.
-        after: the offset of the next character that is not white space; here of `T`.
+        after: the offset of the next character that is not white space (`T` in the example).
     """
     following = text[after : after + 1]
     if after == end:  # No space follows. This is a number, a URL or an attribute, except in Chinese and Japanese.
