@@ -55,8 +55,8 @@ class EstimatorKind:
             tick) -> ChunkSignals`. `layers` are the attention layers to measure, `spec` is the `SignalSpec`, and
             `tick` is to be called with the number of targets that were measured since its last call. A text
             `module:attribute` can replace the function, which is then imported on first use.
-        context: which terms of the gradient the estimator keeps: `own-position` (only that of the token's own
-            position) or `full` (those of all positions).
+        context: which terms of the gradient the estimator keeps: `own-position` (only the term of the token's own
+            position) or `full` (the terms of all positions).
         slow: whether the estimator is too slow to be tried on a model before a run begins; `full` is then tried
             instead.
         last_layer_alone: whether the estimator measures only the last attention layer.
@@ -98,8 +98,8 @@ ESTIMATORS: Registry[EstimatorKind] = Registry(
 class SignalSpec:
     """The options of a measurement: what is measured, and how (docs/method.md).
 
-    The strength of a token is the norm of a gradient: that of the token's target (such as its logit) with respect to
-    the weights of an attention projection.
+    The strength of a token is a norm of the gradient of its target with respect to the weights of an attention
+    projection. The target is the token's logit or its log-probability.
 
     Args:
         estimator: how the gradient is computed.

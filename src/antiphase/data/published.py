@@ -50,7 +50,7 @@ class PublishedCurve:
 
 @functools.cache
 def published_curves() -> tuple[PublishedCurve, ...]:
-    """Return all published curves.
+    """Return all published curves of ρ over training.
 
     >>> [(curve.label, curve.spearman[0], curve.spearman[-1]) for curve in published_curves()][:2]
     [('SFT, Llama (post)', 0.036, -0.606), ('SFT, Qwen (post)', -0.171, -0.494)]

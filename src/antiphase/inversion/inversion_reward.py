@@ -38,13 +38,13 @@ _OF_A_VERIFIER = ("task/accuracy", "inversion/top_accuracy", "inversion/bottom_a
 
 @dataclass(frozen=True)
 class CombinedRewards:
-    """The numbers that an engine trains on and logs, for all rollouts of a step.
+    """The numbers that a training engine trains on and logs, for all rollouts of a training step.
 
     Args:
         reward: R_i, the task reward plus the inversion term. It is NaN for a rollout without a task reward, which the
             engine must leave out.
-        advantage: a number to add to the advantage that the engine computes from `reward`. It is 0 unless the mode is
-            `centered`.
+        advantage: a number to add to the advantage that the engine computes from `reward`. It is 0 unless the option
+            `combine` is `centered`.
         term: what inversion adds to reward and advantage, before the multiplication by the weight λ.
         excluded: whether the engine must leave the rollout out, because it has no task reward.
         metrics: the metrics that docs/metrics.md lists; NaN where undefined.
@@ -223,7 +223,8 @@ class InversionReward:
             The rewards, the terms to add to the advantages, and the metrics. The tensors are float64 and on the CPU.
 
         Raises:
-            InvalidInputError: the numbers of rollouts do not fit together, or the mode is `gated` without a verifier.
+            InvalidInputError: the numbers of rollouts do not fit together, or the option `combine` is `gated` without
+                a verifier.
         """
         spec, inversion = self.spec, facts.scores.inversion
         self._check(facts, task_rewards, group_size, accepted, judged)

@@ -139,7 +139,9 @@ class RolloutFacts:
         return len(self.length)
 
     def gathered(self, gather: Gather) -> "RolloutFacts":
-        """Return the facts of the rollouts of all processes, one process after another. Their `tokens` is None.
+        """Return the facts of the rollouts of all processes, one process after another.
+
+        The field `tokens` of the result is None.
 
         Args:
             gather: a function that takes a float64 `[rollout, fact]` tensor on the CPU, and returns the tensors of all

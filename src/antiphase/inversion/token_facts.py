@@ -39,9 +39,9 @@ class TokenFacts:
         """Copy the signals of tokens and steps to the CPU. The strengths of single layers are left out.
 
         Args:
-            signals: the signals of the batch, with those of its steps.
+            signals: the signals of the batch, including the signals of its steps.
             batch: the rollouts.
-            steps: the step of each token, as `batch_steps` returns them.
+            steps: the step (sentence) of each token, as `batch_steps` returns them.
         """
         assert signals.steps is not None
         return cls(

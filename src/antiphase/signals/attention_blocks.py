@@ -4,8 +4,8 @@
 weights fit into the cache of a CPU. The weights of a block are computed in the forward pass and again in the backward
 pass, and are never kept. So the memory grows with the length T, not with T².
 
-The large tensors of a block are changed in place. On a CPU, the forward and the backward pass together then take about
-as long as those of `scaled_dot_product_attention`, from 1,024 tokens on (benchmarks/attention.py).
+The large tensors of a block are changed in place. On a CPU, a forward and a backward pass then take about as
+long as with `scaled_dot_product_attention`, from 1,024 tokens on (benchmarks/attention.py).
 """
 
 from collections.abc import Iterator

@@ -59,7 +59,7 @@ class Prefix:
 
     Args:
         input_ids: the distinct prefixes, padded on the right.
-        owner: for each row, the number of its prefix in `input_ids`.
+        owner: for each row, the index of its prefix in `input_ids`.
         lengths: for each row, the number of tokens of its prefix.
     """
 
@@ -180,9 +180,9 @@ class ChunkSignals:
 
 
 def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:
-    """Raise InvalidInputError if a completion token has a step (a sentence number) below 0, or below an earlier one.
+    """Raise InvalidInputError unless the steps (sentence numbers) of a rollout's completion tokens are in order.
 
-    Earlier means earlier in the same row.
+    Every number must be at least 0, and must not be smaller than the number of the completion token before it.
     """
     if steps.shape != batch.input_ids.shape:
         raise InvalidInputError(

@@ -75,8 +75,8 @@ class AttentionTrace:
         kept: the arguments and the output of the call of the module `keep`.
         recorded: the keys and values of every call, in order; empty unless `record` is true.
         num_continued: the number of calls that used `past`.
-        entropies: the entropies `[batch, row]` of the attention weights in each call, by the attention module. Only
-            the modules that are keys from the start are recorded.
+        entropies: a mapping from attention modules to the entropies `[batch, row]` of their attention weights, one
+            tensor for each call. Only the modules that are keys from the start are recorded.
     """
 
     keep: nn.Module | None = None
@@ -203,8 +203,8 @@ def _past_of_call(trace: AttentionTrace, key: Tensor, mask: Tensor | None) -> tu
 def _frozen_mask(**options: Any) -> Tensor | None:
     """Return the attention mask that transformers makes for its attention implementation `sdpa`.
 
-    If the rows continue prefixes, the mask also covers the prefixes. The model's masking rule is then evaluated at the
-    positions that the tokens have in whole rows.
+    If an earlier pass has run the prefixes of the rows (their first tokens), the mask also covers the prefixes. The
+    model's masking rule is then evaluated at the positions that the tokens have in whole rows.
     """
     trace = _TRACE.get()
     past = None if trace is None else trace.past

@@ -35,10 +35,10 @@ _GROUP_ELEMENTS = 1 << 27
 def full(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Measure the strength of targets, and the joint strength of every step, in the full context.
+    """Measure the gradient strength of targets (generated tokens) and of steps (sentences), through all positions.
 
-    A target is a generated token; the chunk says which targets are to be measured. The model may use any attention
-    implementation. Nuclear norms are accumulated in float64.
+    The chunk says which targets are to be measured. The joint strength of a step is computed from the gradient of the
+    sum of its targets. The model may use any attention implementation. Nuclear norms are accumulated in float64.
 
     Args:
         model: a Hugging Face causal LM without PEFT wrapper.
@@ -82,8 +82,8 @@ def joint_of_layers(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the joint strength and the effective rank of every step (sentence), `[step, layer, projection]` each.
 
-    Both are None if the chunk has no steps. The arguments are those of `full`. Unlike `full`, this function measures
-    no strengths of single tokens.
+    Both are computed from the gradient of the sum of the step's tokens, and both are None if the chunk has no steps.
+    The arguments are those of `full`. Unlike `full`, this function measures no strengths of single tokens.
     """
     if chunk.steps is None:
         return None, None

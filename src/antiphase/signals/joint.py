@@ -75,7 +75,7 @@ class StepFactors:
     def norms(
         self, deltas: Sequence[Float[Tensor, "target rows"]], inputs: Sequence[Tensor], keys: tuple[int, ...]
     ) -> Float[Tensor, "layer step"]:
-        """Return the norm of every step's summed gradient, for one projection in several layers.
+        """Return the norm of the summed gradient of every step (sentence), for one projection in several layers.
 
         `norms_and_ranks` explains the arguments. It returns the same norms, and the effective ranks too.
         """

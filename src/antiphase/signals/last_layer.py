@@ -54,10 +54,10 @@ _CHUNK_ELEMENTS, _GPU_TIMES = 1 << 24, 8
 def last_layer(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Measure the strength of targets in the last attention layer, in the full context.
+    """Measure the gradient strength of targets (generated tokens) in the last attention layer, through all positions.
 
-    A target is a generated token; the chunk says which targets are to be measured. If the chunk has steps, their joint
-    strengths are measured too.
+    The chunk says which targets are to be measured. If the chunk has steps (sentences), their joint strengths are
+    measured too.
 
     Args:
         model: a Hugging Face causal LM without PEFT wrapper.

@@ -109,7 +109,7 @@ def token_signals(
     The measurement leaves the model as it was: parameters, `.grad`, hooks, attention implementation, training mode and
     the state of the random generators.
 
-    Cost: that of the estimator. The memory is that of the rollouts that run together (see `token_budget`).
+    Cost: see the estimators. The rollouts that run together determine the memory (see `token_budget`).
     """
     spec = spec or SignalSpec()
     model = unwrap(model)

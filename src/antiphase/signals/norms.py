@@ -151,10 +151,10 @@ def rank_one_norm(
 
 
 def vector_norm(vectors: Float[Tensor, "*batch value"], norm: Norm) -> Float[Tensor, "*batch"]:
-    """Return the norm of each vector such that the norm of a rank-one matrix δ aᵀ is that of δ times that of a.
+    """Return the Euclidean norm of each vector; for `l1`, return the sum of its absolute values.
 
-    For the entrywise L1 norm, it is the sum of the absolute values. For every other matrix norm here, it is the
-    Euclidean norm. It is accumulated in float32 or wider.
+    With these norms, the matrix norm `norm` of a rank-one matrix δ aᵀ is the product of the norms of δ and a. They are
+    accumulated in float32 or wider.
     """
     dtype = torch.promote_types(vectors.dtype, torch.float32)
     result: Tensor = torch.linalg.vector_norm(vectors, 1 if norm == "l1" else 2, dim=-1, dtype=dtype)

@@ -2,9 +2,9 @@
 
 For `own`, the keys and values of other positions are constants. So the backward pass of a position needs no other
 position, and a row can be run in passes over some of its positions each. A pass continues from the keys and values of
-the positions before it, and its backward pass is run at once. Then only its keys and values are kept. The numbers are
-those of one pass over the whole row, and so is the work. The memory is that of one pass, plus the keys and values of
-the row.
+the positions before it, and its backward pass is run at once. Then only its keys and values are kept. The results and
+the work are the same as in one pass over the whole row. The memory is that of one short pass, plus the keys and values
+of the row.
 
 Rows with the same prompt are run one after another. Their prefix (see `antiphase.signals.prefix`) is run only once.
 

@@ -149,9 +149,9 @@ def _consists_of(model: nn.Module, layer: nn.Linear) -> tuple[int, ...]:
 def chosen_logits(
     head: Head, layer: nn.Linear, hidden: Tensor, token_ids: Tensor, *, want_seed: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return (the logit of each generated token, its gradient at the final hidden state), without other logits.
+    """Return (the logit of each generated token, the gradient of this logit at the final hidden state).
 
-    The second value is None unless `want_seed` is true. Autograd computes it through the whole head, so it counts
+    The logits of all other tokens are not computed. The second value is None unless `want_seed` is true. Autograd computes it through the whole head, so it counts
     every way from the hidden state to the logit. The product of the state with the token's row of the weight is in
     float32 or wider.
     """

@@ -227,7 +227,7 @@ def opened_in_prompt(tokenizer: Any, prompt_ids: Sequence[int], tags: Sequence[t
 
 
 def _special_tokens(tokenizer: Any) -> list[str]:
-    """Return the texts of all special tokens, the longest first."""
+    """Return the texts of all special tokens of a tokenizer, the longest first."""
     # A tokenizer may have added special tokens that are not in `all_special_tokens`.
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     found = {*map(str, tokenizer.all_special_tokens), *(token.content for token in added if token.special)}
