@@ -24,7 +24,7 @@ class TokenBatch:
 
     Args:
         input_ids: the token ids; ids at padded positions are never read.
-        attention_mask: True at real tokens. Those of a row stand next to each other, without a gap.
+        attention_mask: True at real tokens. The real tokens of a row stand next to each other, without a gap.
         completion_mask: True at the generated tokens, which are to be measured. A token is predicted from the real
             token before it, so the first real token of a row cannot be measured.
 

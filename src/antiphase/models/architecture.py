@@ -194,7 +194,7 @@ def _number(name: str) -> int | None:
 
 
 def _stack(decoder: nn.Module, name: str) -> nn.ModuleList | None:
-    """Return the `ModuleList` of the decoder's layers to which the module with this name belongs, or None."""
+    """Return the `ModuleList` of layers to which the module with this name belongs; None if it belongs to none."""
     parts = name.split(".")
     place = next((place for place, part in enumerate(parts) if part.isdecimal()), None)
     stack = None if place is None else decoder.get_submodule(".".join(parts[:place]))

@@ -127,9 +127,9 @@ def _best_places(values: Tensor, number: int) -> Tensor:
 
 
 def _lowest_ids(log_p: Tensor, values: Tensor, token_ids: Tensor) -> Tensor:
-    """Correct `token_ids` where more tokens are as probable as the last one than there are ranks left.
+    """Return the ids of the most probable tokens, and choose the lowest ids among equally probable tokens.
 
-    Of these equally probable tokens, the result names those with the lowest ids.
+    `topk` gives `token_ids`. If several tokens are as probable as the last one of them, it chooses any of these.
 
     Args:
         log_p: the logits or log-probabilities of all tokens, `[row, vocab]`.

@@ -322,7 +322,7 @@ def _joint(
     The first axis has the norms at index 0 and the ranks at index 1. The result is on the device of the first layer.
 
     Args:
-        steps_on: a function of a device that returns the object which computes the norms there.
+        steps_on: a function of a device. It returns the `StepFactors`, which compute the norms, for this device.
         group: for each layer, the vectors of each projection.
     """
     device = group[0][0].delta.device

@@ -151,9 +151,9 @@ def chosen_logits(
 ) -> tuple[Tensor, Tensor | None]:
     """Return (the logit of each generated token, the gradient of this logit at the final hidden state).
 
-    The logits of all other tokens are not computed. The second value is None unless `want_seed` is true. Autograd computes it through the whole head, so it counts
-    every way from the hidden state to the logit. The product of the state with the token's row of the weight is in
-    float32 or wider.
+    The logits of all other tokens are not computed. The second value is None unless `want_seed` is true. Autograd
+    computes it through the whole head, so it counts every way from the hidden state to the logit. The product of the
+    state with the token's row of the weight is in float32 or wider.
     """
     logits: list[Tensor] = []
     seeds: list[Tensor] = []

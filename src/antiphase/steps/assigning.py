@@ -19,7 +19,7 @@ from antiphase.types import TokenBatch
 
 
 def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | str) -> list[int]:
-    """Return the number of the step of every token of a completion.
+    """Return the number of the step (such as the sentence) of every token of a completion.
 
     The tokens are decoded into one text, and the splitter finds where the steps of the text begin. Then each token is
     assigned to a step:
@@ -48,9 +48,9 @@ def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | s
 
 
 def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter | str) -> Int[Tensor, "batch token"]:
-    """Return the number of the step of every completion token; −1 at all other positions.
+    """Return the number of the step (such as the sentence) of every completion token; −1 at all other positions.
 
-    Each rollout counts its steps from 0.
+    The steps of each rollout are counted from 0.
 
     A completion may contain tokens that the model did not write, such as the answer of a tool. A blank line takes
     their place when the text is cut.

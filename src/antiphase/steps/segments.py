@@ -82,7 +82,9 @@ def batch_segments(batch: TokenBatch, tokenizer: Any, tags: Tags = TAGS) -> Int[
 
 
 def segment_batch(batch: TokenBatch, segments: Int[Tensor, "batch token"], segment: Segment) -> TokenBatch:
-    """Return the batch with a completion mask that covers one segment only. The other tokens are not measured.
+    """Return the batch with a completion mask that covers only one segment: the thought or the answer.
+
+    The other tokens are then not measured.
 
     Args:
         batch: the rollouts.
@@ -96,7 +98,7 @@ def segment_batch(batch: TokenBatch, segments: Int[Tensor, "batch token"], segme
 
 
 def measured_batch(batch: TokenBatch, tokenizer: Any, segment: Segment, tags: Tags = TAGS) -> TokenBatch:
-    """Find the segments of a batch, and return the batch with a completion mask that covers one of them only.
+    """Return the batch with a completion mask that covers only the thought, or only the answer, of each completion.
 
     Args:
         batch: the rollouts.
