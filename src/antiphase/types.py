@@ -84,8 +84,9 @@ class TokenBatch:
             device: the device of the tensors.
 
         Raises:
-            InvalidInputError: there are no prompts, the number of prompts and completions or of marks and tokens
-                differs, an id is no whole number, or no token stands before the first measured token of a row.
+            InvalidInputError: there are no prompts, there are more or fewer completions than prompts, `generated` does
+                not have one number for each completion token, an id is no whole number, or no token stands before the
+                first measured token of a row.
 
         >>> batch = TokenBatch.from_ids([[5, 6], [7]], [[8], [9, 4, 3]])
         >>> batch.input_ids.tolist()

@@ -112,7 +112,7 @@ class InversionReward:
         end_ids: Collection[int | None] | None = None,
         by_token: bool = False,
     ) -> RolloutFacts:
-        """Measure rollouts with the policy that is being trained.
+        """Measure rollouts with the policy that is being trained, and return facts: some numbers for each rollout.
 
         The result carries no gradient, and the policy is left as it was. Equal rollouts are measured once.
 

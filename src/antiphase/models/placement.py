@@ -92,7 +92,7 @@ def numbers_of(module: nn.Module, name: str = "weight") -> Tensor:
 
 
 def named_weights(model: nn.Module, *, buffers: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name and the numbers of every parameter. Offloaded weights are read one after another.
+    """Yield the name and the values of every parameter. Offloaded weights are read one after another.
 
     A weight that two modules share is yielded once.
 

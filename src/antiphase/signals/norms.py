@@ -79,7 +79,7 @@ def effective_rank(values: Float[Tensor, "*batch value"]) -> Float[Tensor, "*bat
 
 
 def _gram_nuclear_norm(wide: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return (the nuclear norm of each float64 matrix, its singular values times a positive number of no meaning).
+    """Return (the nuclear norm of each float64 matrix, its singular values, all divided by the same positive number).
 
     The norm is computed from the smaller of the two Gram matrices M Mᵀ and Mᵀ M. The second value is None if the norm
     is computed without singular values.
@@ -238,10 +238,10 @@ def factored_norm_and_rank(
 
 
 def _factored(delta: Tensor, factor: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None]:
-    """Return (the norm, the singular values times a positive number of no meaning) of each weight gradient Δᵀ A.
+    """Return (the norm, the singular values) of each weight gradient Δᵀ A. The arguments are those of `factored_norm`.
 
-    The second value is None if the norm is computed without singular values. The arguments are those of
-    `factored_norm`.
+    The singular values of a matrix may all be divided by the same positive number. They are None if the norm is
+    computed without them.
     """
     if norm == "l1":
         return (delta.to(factor.dtype).mT @ factor).abs().sum((-2, -1)), None
