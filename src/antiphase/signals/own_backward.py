@@ -4,8 +4,9 @@ For a projection with the inputs a_i and the gradients δ_i at its outputs, `own
 So a forward hook replaces each input by its norms, and a hook on each output replaces its gradient by its norms during
 the backward pass. Neither inputs, nor outputs, nor gradients of all layers are kept at the same time.
 
-The joint strength of a step needs the vectors themselves. Then the inputs are kept until the backward pass has reached
-their layer, and the gradients until the joint strengths of their layer are computed.
+The joint strength of a step (sentence) needs the vectors a_i and δ_i themselves. If joint strengths are wanted, the
+inputs of a layer are kept until the backward pass has reached the layer. The gradients are kept until the joint
+strengths of the layer are computed.
 """
 
 from collections.abc import Callable, Sequence
@@ -239,11 +240,10 @@ class _Places:
 
 
 class Unasked:
-    """Checks that no gradient enters a position from which no gradient was asked.
+    """Checks that one backward pass keeps the gradients of different targets (generated tokens) separate.
 
-    These are all positions except those that predict a target (a generated token) whose gradient is needed. If a
-    gradient enters such a position (a leak), then positions influence each other. One backward pass then does not keep
-    the gradients of the targets separate.
+    A gradient may enter only positions that predict a target whose gradient is needed. If it enters another position
+    (a leak), then positions influence each other, and the gradients of the targets are mixed.
 
     Args:
         chunk: the rows and their targets.

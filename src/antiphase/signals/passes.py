@@ -8,8 +8,9 @@ of the row.
 
 Rows with the same prompt are run one after another. Their prefix (see `antiphase.signals.prefix`) is run only once.
 
-A row is run in one pass, whatever its length, if the model cannot continue from keys and values alone. These are the
-models for which `continues` is false, and the rows beyond the length at which the model's rotary frequencies change.
+There are two cases in which a row is run in one pass, whatever its length. In the first, the model cannot continue
+from keys and values alone (`continues` is false). In the second, the row is longer than the length at which the
+model's rotary frequencies change.
 
 The joint strength of a step needs all tokens of the step. So if joint strengths are measured, a pass ends where a step
 ends. A step that is longer than the token budget is run in one pass.
