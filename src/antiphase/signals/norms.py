@@ -10,8 +10,8 @@ Nuclear norms are computed from the eigenvalues of the smaller Gram matrix in fl
 on real float32 gradients. With a Gram matrix in float32 it would be 1e-2. The Gram matrix contains squares, which lose
 half of the digits. So for float64 input the singular values are computed instead.
 
-A GPU that multiplies float64 matrices fast would mostly wait for eigenvalue and QR solvers. On such a GPU, the sum of
-the roots is computed by matrix products (`gram_root`), and L by a Cholesky decomposition of A Aᵀ.
+A GPU that multiplies float64 matrices fast would mostly wait for eigenvalue and QR solvers. On such a GPU, nuclear
+norms are computed by matrix products (`gram_root`), and L by a Cholesky decomposition of A Aᵀ.
 """
 
 from functools import cache
@@ -79,10 +79,10 @@ def effective_rank(values: Float[Tensor, "*batch value"]) -> Float[Tensor, "*bat
 
 
 def _gram_nuclear_norm(wide: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return (the nuclear norm of each float64 matrix, its singular values, all divided by the same positive number).
+    """Return (the nuclear norm, the singular values) of each float64 matrix.
 
-    The norm is computed from the smaller of the two Gram matrices M Mᵀ and Mᵀ M. The second value is None if the norm
-    is computed without singular values.
+    The singular values of a matrix are all divided by the same positive number. They are None if the norm is computed
+    without them. The norm is computed from the smaller of the two Gram matrices M Mᵀ and Mᵀ M.
     """
     gram = _gram(wide if wide.shape[-2] <= wide.shape[-1] else wide.mT)
     if _multiplies_double(gram.device):
