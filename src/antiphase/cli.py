@@ -36,7 +36,7 @@ _SHARED = ("probe", "eval")
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Return the parser of the arguments of all commands."""
+    """Return the argument parser for all commands."""
     parser = Parser(prog="antiphase", description="Measure the Entropy-Gradient Inversion of reasoning models.")
     parser.add_argument("--version", action="version", version=f"antiphase {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -54,7 +54,12 @@ def _version() -> str:
 
 
 def _default_out(command: str, options: dict[str, Any]) -> Path:
-    """Return the output folder of a command for which the user gave none."""
+    """Return the output folder that a command gets if the user names none.
+
+    Args:
+        command: the name of the command.
+        options: the options of the command. For `sweep`, the folder is named after the option `study`.
+    """
     if command == "sweep":
         study: Path = options["study"]
         return study.with_name(f"results-{study.stem}")
@@ -62,9 +67,10 @@ def _default_out(command: str, options: dict[str, Any]) -> Path:
 
 
 def _left(out: Path) -> str | None:
-    """Return what a stopped run left in its folder: `batches`, or only `rollouts` of a server; None means nothing.
+    """Return the word for what a stopped run has left in its folder: `batches`, `rollouts`, or None for nothing.
 
-    A finished checkpoint counts as batches.
+    `rollouts` means that only the rollouts that a server has generated are there. A finished checkpoint counts as
+    `batches`.
     """
     if any(any(out.glob(pattern)) for pattern in ("parts/*/*.parquet", "checkpoints/*/**/*.parquet")):
         return "batches"
@@ -82,8 +88,13 @@ def _kept(out: Path) -> str:
 def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
     """Return the sentence that tells which results of a run are kept although it ended with an error.
 
-    The sentence also says how to continue the run, unless the error is one of wrong input: the same command would then
-    fail again. The text is empty if nothing was finished, or if the input of a resumed run was wrong.
+    The sentence also says how to continue the run. It does not say so if the input was wrong, since the same command
+    would then fail again. The text is empty if nothing was finished, or if the input of a resumed run was wrong.
+
+    Args:
+        error: the error.
+        out: the folder of the run.
+        resumed: whether the run was itself the continuation of an earlier run.
     """
     left = _left(out)
     if left is None:

@@ -51,9 +51,9 @@ class LostProcessError(AntiphaseError, ConnectionError):
     """Another process of the same run has failed, does not answer, or cannot be reached.
 
     Args:
-        message: what happened to which process.
+        message: the error message, which says what happened to which process.
         told_on: the name of the machine on which the other process prints its own error; None if it prints none.
-        unreachable: whether this process has never reached the other processes, and so can ask them nothing.
+        unreachable: whether this process has never reached the other processes. It then cannot ask them anything.
     """
 
     def __init__(self, message: str, *, told_on: str | None = None, unreachable: bool = False) -> None:

@@ -16,14 +16,16 @@ _LEAST_SHARE = 0.05
 class Progress:
     """A progress bar over work that is done in stages.
 
-    Each stage has a name and counts for a number of units. `advance` is called with the fraction of the stage that was
-    just finished.
+    Work is counted in units, such as batches. Each stage has a name and a number of units. `advance` is called with
+    the fraction of the stage that was just finished.
 
     Args:
         total: the number of units of all stages together.
         shown: whether the bar is written to stderr.
-        elsewhere: a function that returns how many units other processes have finished; None if there are none.
-        finished: a function that is told how many units this process has finished itself; None tells nobody.
+        elsewhere: a function that returns how many units other processes have finished; None if no other process
+            shares the work.
+        finished: a function that is called with the number of units that this process has finished; None calls
+            nothing.
 
     >>> with Progress(2, shown=False) as bar:
     ...     bar.stage("measuring", units=2)
@@ -77,19 +79,26 @@ class Progress:
         self._bar.set_description_str(name, refresh=False)
 
     def skip(self, name: str, units: float) -> None:
-        """Count a stage as finished that an earlier run has done. It does not affect the estimate of the time left."""
+        """Count a whole stage as finished, because an earlier run has done it.
+
+        The stage does not affect the estimate of the time left. The arguments are those of `stage`.
+        """
         self.stage(name, units)
         self.skipped += units
         self.end_stage()
 
     def advance(self, fraction: float) -> None:
-        """Count a further fraction of the current stage, between 0 and 1, as finished."""
+        """Count one more part of the current stage as finished.
+
+        Args:
+            fraction: the size of the part, as a fraction of the stage between 0 and 1.
+        """
         done = min(self.finished + fraction * self._stage_units, self._stage_start + self._stage_units)
         more, self.finished = done - self.finished, done
         self._update(more)
 
     def end_stage(self) -> None:
-        """Count the whole current stage as finished, even if its fractions do not add up to 1."""
+        """Count the whole current stage as finished, even if the calls of `advance` do not add up to 1."""
         done = self._stage_start + self._stage_units
         self._worked, self._stage_began = self._seconds(), time.monotonic()
         more = done - self.finished
@@ -97,11 +106,11 @@ class Progress:
         self._update(more)
 
     def refresh(self) -> None:
-        """Show what other processes have finished meanwhile."""
+        """Update the bar with what other processes have finished since the last update."""
         self._update(0.0)
 
     def _update(self, more: float) -> None:
-        """Move the bar by the units that were finished here and elsewhere."""
+        """Move the bar by `more` units of this process, and by the units that other processes have finished since."""
         before = self._known_elsewhere
         if self._elsewhere is not None:
             self._known_elsewhere = self._elsewhere()
@@ -121,21 +130,24 @@ class Progress:
         return self._seconds() * (all_of_it - done) / done
 
     def _seconds(self) -> float:
-        """Return the seconds spent in stages of more than 0 units; loading a model, for example, is left out."""
+        """Return the seconds that this run has spent in stages with more than 0 units.
+
+        Loading a model, for example, counts for 0 units, so its time is left out.
+        """
         return self._worked + (time.monotonic() - self._stage_began if self._stage_units else 0.0)
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]
-    """A tqdm bar that shows the time left of `Progress`.
+    """A tqdm progress bar that shows the time left as `Progress.left` estimates it.
 
-    tqdm's own estimate is not used: it takes only the most recent pace, and counts skipped units as work of this run.
+    tqdm's own estimate is not used. It takes only the most recent pace, and counts skipped stages as work of this run.
     """
 
     progress: Progress | None = None
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        """The values that the format of the bar can contain, with the time left added."""
+        """The values that the format string of the bar can contain: those of tqdm, and `left`, the time left."""
         left = None if self.progress is None else self.progress.left()
         shown = "" if left is None else f", {self.format_interval(left)} left"
         return {**super().format_dict, "left": shown}

@@ -41,11 +41,11 @@ def imported(place: str) -> Any:
 
 
 class Registry(Mapping[str, Thing], Generic[Thing]):
-    """A table of the things of one kind, by name. Messages list the names in the order of the table.
+    """A mapping from names to things of one kind, such as all estimators. Messages list the names in its order.
 
     Args:
-        kind: the word for one of the things in messages, such as `estimator`.
-        things: the things by name. A text `module:attribute` can replace a thing, which is then imported from there.
+        kind: the word for one thing in messages, such as `estimator`.
+        things: the things by name. In place of a thing, a text `module:attribute` can say from where to import it.
 
     >>> roots = Registry("root", {"square": "math:sqrt"})
     >>> roots["square"](9.0)
@@ -73,7 +73,7 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
             )
 
     def add(self, name: str, thing: Thing | str) -> None:
-        """Add your own thing under a new name.
+        """Add a thing under a new name. It may be a text `module:attribute`, which is imported when it is needed.
 
         Raises:
             InvalidInputError: the name is already used.
@@ -83,7 +83,11 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
         self._things[name] = thing
 
     def remove(self, name: str) -> None:
-        """Remove a thing. A test, for example, removes what it has added."""
+        """Remove the thing with this name. A test, for example, removes what it has added.
+
+        Raises:
+            InvalidInputError: the name is unknown.
+        """
         self.check(name)
         del self._things[name]
 

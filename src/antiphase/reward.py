@@ -124,7 +124,17 @@ def inversion_term(
 
 
 def _gate(task: Tensor, accepted: Tensor, group_size: int, weight: float, clip: float) -> Tensor:
-    """Return λ_g / λ for each rollout, where λ_g is the weight that the mode `gated` gives to the rollout's group."""
+    """Return, for each rollout, the number in [0, 1] by which the mode `gated` multiplies the weight λ.
+
+    All rollouts of a group get the same number. `inversion_term` has the formula.
+
+    Args:
+        task: the task reward of each rollout.
+        accepted: whether the verifier accepts each rollout.
+        group_size: the number of rollouts per prompt.
+        weight: the weight λ.
+        clip: the bound of |ι|.
+    """
     groups, right = task.view(-1, group_size), accepted.view(-1, group_size)
     least = groups.masked_fill(~right, torch.inf).amin(1)
     greatest = groups.masked_fill(right, -torch.inf).amax(1)

@@ -20,7 +20,7 @@ DEFAULT_WARMUP = 0.1
 
 
 def weight_at(progress: float, *, weight: float, schedule: Schedule, warmup: float) -> float:
-    """Return the weight λ of the inversion score after a share of the training.
+    """Return the weight λ of the inversion score at a point of the training.
 
     λ rises linearly from 0 to `weight` over the first part of the training, whose share is `warmup`. Then λ depends on
     the schedule and on p, the share of the remaining training that is done:

@@ -63,5 +63,9 @@ class ScoreSpec:
             raise InvalidInputError(f"inversion_clip must lie in (0, 1]; got {self.clip}.")
 
     def least_of(self, unit: Unit) -> int:
-        """Return the least number of items of a unit with which a rollout has a correlation."""
+        """Return how many items a rollout needs at least, so that its correlation is defined.
+
+        Args:
+            unit: what one item is: `token`, `type` or `step`.
+        """
         return self.min_steps if unit == "step" else self.min_tokens

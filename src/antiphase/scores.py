@@ -80,7 +80,10 @@ class RolloutScores:
 
 @dataclass(frozen=True)
 class _Items:
-    """The entropies and strengths that are correlated for one unit; `mask` is True where a rollout has an item."""
+    """The entropies and strengths of the items (tokens, types or steps) that are correlated in each rollout.
+
+    Rollouts have different numbers of items, so `mask` is True where a rollout has an item.
+    """
 
     entropy: Float[Tensor, "rollout item"]
     strength: Float[Tensor, "rollout item"]
@@ -88,10 +91,10 @@ class _Items:
 
 
 def _items(signals: TokenSignals, batch: TokenBatch, unit: Unit) -> _Items:
-    """Return the items of a unit, in float64 on the CPU.
+    """Return the entropies and strengths of all items of a unit (token, type or step), in float64 on the CPU.
 
     Raises:
-        InvalidInputError: the unit is the step, and the signals have no steps.
+        InvalidInputError: the unit is `step`, and the signals have no steps.
     """
     entropy, strength = signals.entropy.cpu().double(), signals.strength.cpu().double()
     if unit == "token":
@@ -111,7 +114,7 @@ def rollout_scores(signals: TokenSignals, batch: TokenBatch, spec: ScoreSpec) ->
     """Compute the inversion score ι_i = −ρ(entropy, strength) of each rollout i, and the means logged with it.
 
     Args:
-        signals: the signals of `batch`, including those of its steps if the unit is the step.
+        signals: the signals of `batch`, including those of its steps if `spec.unit` is `step`.
         batch: the rollouts.
         spec: the options of the score.
 
@@ -120,7 +123,7 @@ def rollout_scores(signals: TokenSignals, batch: TokenBatch, spec: ScoreSpec) ->
         its strengths are all equal.
 
     Raises:
-        InvalidInputError: the unit is the step, and the signals have no steps.
+        InvalidInputError: `spec.unit` is `step`, and the signals have no steps.
     """
     items = _items(signals, batch, spec.unit)
     num_items = items.mask.sum(1)
@@ -154,13 +157,16 @@ def rollout_scores(signals: TokenSignals, batch: TokenBatch, spec: ScoreSpec) ->
 
 
 def _correlation(items: _Items, spec: ScoreSpec, unit: Unit) -> Float[Tensor, "rollout"]:
-    """Return ρ over the items of each rollout; NaN for a rollout with too few items."""
+    """Return ρ, the correlation over the items of each rollout; NaN for a rollout with too few items."""
     least = spec.least_of(unit)
     return coefficients(items.entropy, items.strength, items.mask, method=spec.method, min_tokens=least)
 
 
 def _given_length(signals: TokenSignals, spec: ScoreSpec) -> Float[Tensor, "rollout"]:
-    """Return ρ over the steps of each rollout, with their lengths and positions held fixed; NaN without steps."""
+    """Return ρ over the steps of each rollout, with the lengths and positions of the steps held fixed.
+
+    The result is NaN for all rollouts if the signals have no steps.
+    """
     steps = signals.steps
     if steps is None:
         return torch.full((len(signals.entropy),), torch.nan, dtype=torch.float64)
@@ -176,13 +182,13 @@ def _given_length(signals: TokenSignals, spec: ScoreSpec) -> Float[Tensor, "roll
 
 
 def _generators(batch: TokenBatch, seed: int) -> list[torch.Generator]:
-    """Return one random generator for each rollout, seeded by the rollout's tokens and the seed."""
+    """Return one random generator for each rollout. The rollout's tokens and `seed` determine its draws."""
     rows = zip(batch.input_ids.cpu(), batch.attention_mask.cpu(), strict=True)
     return [generator_of(ids[mask], seed) for ids, mask in rows]
 
 
 def _permuted(strength: Tensor, mask: Tensor, batch: TokenBatch, seed: int) -> Tensor:
-    """Return the strengths in a random order within each rollout; only positions where `mask` is True take part."""
+    """Put the strengths of each rollout in a random order. Positions where `mask` is False keep their values."""
     permuted = strength.clone()
     for row, generator in enumerate(_generators(batch, seed)):
         places = torch.nonzero(mask[row]).flatten()

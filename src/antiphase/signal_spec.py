@@ -35,7 +35,13 @@ SEGMENTS: tuple[Segment, ...] = get_args(Segment)
 
 
 def check_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise InvalidInputError unless the value is one of those allowed."""
+    """Raise InvalidInputError unless `value` is in `allowed`.
+
+    Args:
+        name: the name of the option, for the error message.
+        value: the value of the option.
+        allowed: the values that the option can have.
+    """
     if value not in allowed:
         raise InvalidInputError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
 
@@ -49,8 +55,8 @@ class EstimatorKind:
             tick) -> ChunkSignals`. `layers` are the attention layers to measure, `spec` is the `SignalSpec`, and
             `tick` is to be called with the number of targets that were measured since its last call. A text
             `module:attribute` can replace the function, which is then imported on first use.
-        context: which terms of the gradient the estimator keeps: `own-position` (only that of the token's own
-            position) or `full` (those of all positions).
+        context: which terms of the gradient the estimator keeps: `own-position` (only the term of the token's own
+            position) or `full` (the terms of all positions).
         slow: whether the estimator is too slow to be tried on a model before a run begins; `full` is then tried
             instead.
         last_layer_alone: whether the estimator measures only the last attention layer.
@@ -68,7 +74,10 @@ class EstimatorKind:
     shares_prefixes: bool = False
 
     def measure(self, *arguments: Any) -> Any:
-        """Call the function. If `function` is a text `module:attribute`, it is imported first."""
+        """Call the estimator's function, and return its result, a `ChunkSignals`.
+
+        If `function` is a text `module:attribute`, the function is imported first.
+        """
         function = imported(self.function) if isinstance(self.function, str) else self.function
         return function(*arguments)
 
@@ -89,8 +98,8 @@ ESTIMATORS: Registry[EstimatorKind] = Registry(
 class SignalSpec:
     """The options of a measurement: what is measured, and how (docs/method.md).
 
-    The strength of a token is the norm of a gradient: that of the token's target (such as its logit) with respect to
-    the weights of an attention projection.
+    The strength of a token is a norm of the gradient of its target with respect to the weights of an attention
+    projection. The target is the token's logit or its log-probability.
 
     Args:
         estimator: how the gradient is computed.
@@ -103,10 +112,12 @@ class SignalSpec:
         layers: `all` (all layers with softmax attention), `last`, `last-K` (the last K layers), or a comma-separated
             list of layer indices. Negative indices count from the end. All layers of the decoder are counted.
         projections: which of the attention projections Q, K, V and O are measured.
-        norm: `nuclear` (the paper), `frobenius`, or `l1` (entrywise, as in §2.1 of the post; docs/deviations.md).
-        target: `logit` (the generated token's raw logit) or `logprob` (a control; see docs/method.md).
+        norm: the norm of the gradient: `nuclear` (as in the paper), `frobenius`, or `l1` (entrywise, as in §2.1 of the
+            post; docs/deviations.md).
+        target: what is differentiated: `logit` (the generated token's raw logit) or `logprob` (a control; see
+            docs/method.md).
         targets_per_rollout: the strength of at most this many tokens of each rollout is measured. They are drawn at
-            random, without replacement. None measures all tokens. 0 measures no token's own strength, and needs
+            random, without replacement. None measures all tokens. 0 measures no strengths of single tokens, and needs
             `step_strength="joint"`. Entropy is always measured for every token.
         step_strength: how the strength of a step (a sentence of the rollout) is computed. `mean` is the mean of its
             measured tokens' strengths. `joint` is the norm of the gradient of the sum of its n tokens' targets,

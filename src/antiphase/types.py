@@ -24,7 +24,7 @@ class TokenBatch:
 
     Args:
         input_ids: the token ids; ids at padded positions are never read.
-        attention_mask: True at real tokens. Those of a row stand next to each other, without a gap.
+        attention_mask: True at real tokens. The real tokens of a row stand next to each other, without a gap.
         completion_mask: True at the generated tokens, which are to be measured. A token is predicted from the real
             token before it, so the first real token of a row cannot be measured.
 
@@ -84,8 +84,9 @@ class TokenBatch:
             device: the device of the tensors.
 
         Raises:
-            InvalidInputError: there are no prompts, the number of prompts and completions or of marks and tokens
-                differs, an id is no whole number, or no token stands before the first measured token of a row.
+            InvalidInputError: there are no prompts, there are more or fewer completions than prompts, `generated` does
+                not have one number for each completion token, an id is no whole number, or no token stands before the
+                first measured token of a row.
 
         >>> batch = TokenBatch.from_ids([[5, 6], [7]], [[8], [9, 4, 3]])
         >>> batch.input_ids.tolist()
@@ -151,7 +152,9 @@ class Alternatives:
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """The quantities that connect entropy and gradient in the paper, for each token; NaN where none was generated.
+    """The quantities that connect entropy and gradient in the paper, for each generated token.
+
+    They are NaN at positions without a generated token.
 
     Args:
         logit: the generated token's raw logit z_y, at temperature 1.
@@ -259,7 +262,7 @@ class Correlation:
         num_effective: the number of independent pairs that carry as much information as these pairs. It is smaller
             than `num_tokens`, because neighbouring pairs of a rollout are similar. It is NaN for a correlation over
             many rollouts, whose interval comes from resamples.
-        method: `spearman` or `pearson`.
+        method: the kind of correlation, `spearman` or `pearson`.
         confidence: the confidence of the interval, such as 0.95.
         unit: what one pair belongs to: a `token` (one position), a `type` (a distinct token id, with the means over
             its occurrences), or a `step` (a sentence).
@@ -293,5 +296,8 @@ class Correlation:
 
 
 def cell_column(layer: int, projection: str) -> str:
-    """Return the name of the column in tokens.parquet that holds one projection's strength, as `strength_L07_Q`."""
+    """Return the name of the column of tokens.parquet that holds the strength at one projection of one layer.
+
+    An example is `strength_L07_Q`.
+    """
     return f"strength_L{layer:02d}_{projection}"

@@ -105,7 +105,10 @@ class ChatOptions:
         return {**(self.template_kwargs or {}), "chat_template": self.template_of(tokenizer)}
 
     def template_of(self, tokenizer: Any) -> str | None:
-        """Return the tokenizer's chat template, changed to read `moment` as the time; None if no change is needed."""
+        """Return a copy of the tokenizer's chat template that reads `moment` as the time.
+
+        Return None if no change is needed: `moment` is None, or the template does not ask for the time.
+        """
         if self.moment is None or not reads_clock(tokenizer):
             return None
         return with_fixed_time(str(tokenizer.get_chat_template()), self.moment)
@@ -117,7 +120,7 @@ def reads_clock(tokenizer: Any) -> bool:
 
 
 def unused_variables(tokenizer: Any, names: Sequence[str]) -> list[str]:
-    """Return those of the `names` of variables that the tokenizer's chat template never mentions and so ignores."""
+    """Return which of the variables in `names` the tokenizer's chat template never mentions, and so ignores."""
     template = str(tokenizer.chat_template or "")
     return [name for name in names if re.search(rf"\b{re.escape(name)}\b", template) is None]
 
@@ -217,8 +220,8 @@ def _around_message(tokenizer: Any) -> tuple[tuple[str, ...], str, str]:
     """Return what the chat template writes around a user's message.
 
     Returns:
-        The control tokens before the message, the whole text before it, and the whole text after it. All are empty if
-        the template refuses a single message of a user.
+        (the control tokens before the message, the whole text before it, the whole text after it). All are empty if
+        the template refuses a chat that consists of one message of the user.
     """
     from jinja2 import TemplateError
 

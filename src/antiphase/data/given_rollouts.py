@@ -99,12 +99,12 @@ def given_rows(source: str | Path | Any) -> list[TableRow]:
 
 
 def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> GivenRollout:
-    """Make the rollout of a row.
+    """Check a row of the table, and return its rollout. Ids that the row lacks are made up.
 
     Args:
         row: the row.
-        ids: the id of each prompt of the earlier rows. The prompt of this row is added.
-        counts: for each prompt id, the index of its latest rollout, counted from 0. This row's rollout is added.
+        ids: the made-up ids of the prompts in earlier rows, by the text of the prompt. This function adds to it.
+        counts: for each prompt id, the index of the prompt's latest rollout, counted from 0. This function updates it.
     """
     prompt, completion = row.first_of(_PROMPT_COLUMNS), row.first_of(COMPLETION_COLUMNS)
     prompt_ids, completion_ids = row.values.get("prompt_ids"), row.values.get("completion_ids")
@@ -132,7 +132,12 @@ def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> Give
 
 
 def token_ids(value: Any, row: TableRow, column: str) -> tuple[int, ...]:
-    """Check that the value of a column is a list of token ids, and return the ids.
+    """Check that the value of a column is a list of token ids, and return them as a tuple.
+
+    Args:
+        value: the value.
+        row: the row with this value, for the error message.
+        column: the name of the column, for the error message.
 
     Raises:
         InvalidInputError: the value is not a list of non-negative integers.

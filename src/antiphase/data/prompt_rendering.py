@@ -166,7 +166,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 def encode_rollout(tokenizer: Any, rollout: GivenRollout, prompt_format: PromptFormat) -> tuple[list[int], list[int]]:
-    """Return the token ids of a given rollout's prompt, and those of its completion.
+    """Return (the token ids of a given rollout's prompt, the token ids of its completion).
 
     Given token ids are returned unchanged. If the rollout holds texts, the prompt is rendered by `prompt_format`, and
     the completion is tokenised without special tokens.
@@ -181,7 +181,7 @@ def encode_rollout(tokenizer: Any, rollout: GivenRollout, prompt_format: PromptF
 
 
 def end_token_ids(texts: Sequence[str], tokenizer: Any) -> list[int]:
-    """Return the token id of each text. A user names these texts as tokens that end a completion.
+    """Return the token id of each text. The user has named these texts as the tokens that end a completion.
 
     Raises:
         InvalidInputError: a text is not a single token.

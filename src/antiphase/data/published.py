@@ -1,4 +1,4 @@
-"""Published curves of ρ over training, from the first author's post and from the paper.
+"""Read the published curves of ρ over training, which come from the first author's post and from the paper.
 
 Figures show them beside the curves that antiphase measured. ρ is the Spearman correlation of token entropy and
 gradient strength. Each curve is a single run without an interval, and no independent replication is known.
@@ -18,11 +18,13 @@ from antiphase.signal_spec import Unit
 
 @dataclass(frozen=True)
 class PublishedCurve:
-    """A published curve of ρ by training step.
+    """A published curve that shows how ρ changes from training step to training step.
+
+    ρ is the correlation of token entropy and gradient strength.
 
     Args:
         source: `post` or `paper`.
-        training: how the model was trained.
+        training: the method by which the model was trained, such as `SFT`.
         model: the family of the model; None if it is not known.
         unit: what ρ was computed over: `token` (positions), `type` (distinct token ids) or `step` (sentences).
         steps: the training steps.
@@ -48,7 +50,7 @@ class PublishedCurve:
 
 @functools.cache
 def published_curves() -> tuple[PublishedCurve, ...]:
-    """Return all published curves.
+    """Return all published curves of ρ over training.
 
     >>> [(curve.label, curve.spearman[0], curve.spearman[-1]) for curve in published_curves()][:2]
     [('SFT, Llama (post)', 0.036, -0.606), ('SFT, Qwen (post)', -0.171, -0.494)]

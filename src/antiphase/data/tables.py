@@ -11,13 +11,18 @@ from antiphase.errors import InvalidInputError, first_line
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row of a table, and the place where it was read, such as `prompts.jsonl, line 3`."""
+    """One row of a table.
+
+    Args:
+        place: where the row was read, such as `prompts.jsonl, line 3`, for error messages.
+        values: the value of each column, by the column's name.
+    """
 
     place: str
     values: Mapping[str, Any]
 
     def first_of(self, columns: Sequence[str]) -> Any:
-        """Return the first value that is not null, in the order of `columns`; None if there is no such value."""
+        """Go through `columns` in order, and return the first value that is not None; None if there is none."""
         return next((self.values[c] for c in columns if self.values.get(c) is not None), None)
 
 
@@ -72,7 +77,7 @@ def _read_jsonl(path: Path) -> list[TableRow]:
 
 
 def _read_list(path: Path) -> list[TableRow] | None:
-    """Return the rows of a file that holds one JSON list; None if the file holds anything else."""
+    """Return the rows of a file that holds one JSON list of objects; None if the file does not hold a list."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError:

@@ -35,8 +35,9 @@ class Sign:
     """A sign of collapse.
 
     Args:
-        name: `accuracy`, `shorter`, `longer`, `limit`, `repetition` or `equal`.
-        text: what was seen, with its numbers.
+        name: the kind of the sign: `accuracy`, `shorter`, `longer`, `limit`, `repetition` or `equal`; see
+            `collapse_signs`.
+        text: a phrase for messages that says what was seen, with the numbers.
     """
 
     name: str
@@ -64,9 +65,9 @@ def slope_t(values: Sequence[float]) -> float:
 def collapsing(inversion: Sequence[float], accuracy: Sequence[float], window: int) -> bool:
     """Return whether inversion rose and accuracy fell over the last `window` values.
 
-    The result is False if fewer than half of a series' last values are known (not NaN). Each slope must differ from 0
-    by more than 2.5 standard errors, so independent noise raises the alarm in only 1 of 10,000 windows. The alarm is
-    ours: the paper has none.
+    Each slope must differ from 0 by more than 2.5 standard errors, so independent noise raises the alarm in only 1 of
+    10,000 windows. The result is False if more than half of the last values of a series are NaN, or if a series is
+    shorter than the window. The alarm is ours: the paper has none.
     """
     if not (_enough(inversion, window) and _enough(accuracy, window)):
         return False
@@ -74,15 +75,19 @@ def collapsing(inversion: Sequence[float], accuracy: Sequence[float], window: in
 
 
 def _enough(values: Sequence[float], window: int) -> bool:
-    """Return whether there are `window` values, and at least half of the last ones are known."""
+    """Return whether there are at least `window` values, and at least half of the last `window` are finite."""
     return len(values) >= window and 2 * sum(map(math.isfinite, values[-window:])) >= window
 
 
 @dataclass(frozen=True)
 class _Trend:
-    """How a metric changed over the window: its means in the first and last quarter, and the t statistic of its slope.
+    """How a metric changed over the last batches (the window).
 
-    It is unknown if more than half of its values are.
+    Args:
+        name: the name of the metric.
+        start: the mean over the first quarter of the window; NaN if more than half of the values are unknown.
+        end: the mean over the last quarter; NaN in the same case.
+        t: the t statistic of the slope over the window; 0 in the same case.
     """
 
     name: str
@@ -161,7 +166,13 @@ def collapse_signs(history: Mapping[str, Sequence[float]], window: int) -> list[
 
 
 def _sharp_changes(trends: Mapping[str, _Trend]) -> list[tuple[str, str]]:
-    """Return the name and the text of each sign whose amount is reached, whatever accuracy and reward did."""
+    """Return (name, text) of each change that is large enough for a sign of collapse.
+
+    `collapse_signs` lists the changes. It then checks the accuracy and the reward, which are not looked at here.
+
+    Args:
+        trends: how each metric changed, by its name.
+    """
     length, truncated, repetition = trends[LENGTH], trends[TRUNCATED], trends[REPETITION]
     distinct = trends[DISTINCT]
     # A comparison with NaN is false, so an unknown metric gives no sign.

@@ -1,4 +1,4 @@
-"""Measure equal rollouts of a batch once, and give each of them the signals.
+"""Find equal rollouts of a batch, so that they are measured only once, and copy the signals to each of them.
 
 Short answers repeat: a policy that has learned a task often answers a prompt in the same words. Rollouts with the same
 token ids and the same measured tokens have the same signals.
@@ -15,7 +15,7 @@ from antiphase.types import Alternatives, Magnitudes, StepSignals, TokenBatch, T
 
 
 def first_of_equals(batch: TokenBatch) -> list[int]:
-    """Return for each rollout the index of the first rollout that equals it.
+    """Return, for each rollout, the index of the first rollout of the batch that equals it (often itself).
 
     >>> first_of_equals(TokenBatch.from_ids([[1], [1], [1]], [[5, 6], [5, 7], [5, 6]]))
     [0, 1, 0]
@@ -27,26 +27,27 @@ def first_of_equals(batch: TokenBatch) -> list[int]:
 
 
 def chosen_rows(batch: TokenBatch, rows: Sequence[int]) -> TokenBatch:
-    """Return a batch of some rollouts of a batch, with the same columns."""
+    """Return a batch of the rollouts with the indices `rows`. The columns, with their padding, stay the same."""
     index = torch.tensor(rows, device=batch.input_ids.device)
     return TokenBatch(batch.input_ids[index], batch.attention_mask[index], batch.completion_mask[index])
 
 
 def spread_rows(signals: TokenSignals, places: Sequence[int]) -> TokenSignals:
-    """Return the signals of rollouts of which some are equal.
+    """Copy signals to equal rollouts: return an object in which row i is row `places[i]` of `signals`.
 
     Args:
-        signals: the signals of the different rollouts.
-        places: for each rollout of the result, its place among the different ones.
+        signals: the signals of rollouts that all differ.
+        places: for each rollout of the whole batch, the index of the equal rollout in `signals`.
     """
     spread: TokenSignals = _spread(signals, places)
     return spread
 
 
 def _spread(value: Any, places: Sequence[int]) -> Any:
-    """Return the rows `places` of a tensor; a place may occur more than once.
+    """Return the rows of a tensor at the indices `places`. An index may occur more than once.
 
-    If the value is one of the signal classes, do so for each of its tensors. Return any other value unchanged.
+    For an object of a signal class, such as `TokenSignals`, this is done for each of its tensors. Any other value is
+    returned unchanged.
     """
     if isinstance(value, Tensor):
         return value[torch.tensor(places, device=value.device)]

@@ -38,13 +38,13 @@ _OF_A_VERIFIER = ("task/accuracy", "inversion/top_accuracy", "inversion/bottom_a
 
 @dataclass(frozen=True)
 class CombinedRewards:
-    """The numbers that an engine trains on and logs, for all rollouts of a step.
+    """The numbers that a training engine trains on and logs, for all rollouts of a training step.
 
     Args:
         reward: R_i, the task reward plus the inversion term. It is NaN for a rollout without a task reward, which the
             engine must leave out.
-        advantage: a number to add to the advantage that the engine computes from `reward`. It is 0 unless the mode is
-            `centered`.
+        advantage: a number to add to the advantage that the engine computes from `reward`. It is 0 unless the option
+            `combine` is `centered`.
         term: what inversion adds to reward and advantage, before the multiplication by the weight λ.
         excluded: whether the engine must leave the rollout out, because it has no task reward.
         metrics: the metrics that docs/metrics.md lists; NaN where undefined.
@@ -112,7 +112,7 @@ class InversionReward:
         end_ids: Collection[int | None] | None = None,
         by_token: bool = False,
     ) -> RolloutFacts:
-        """Measure rollouts with the policy that is being trained.
+        """Measure rollouts with the policy that is being trained, and return facts: some numbers for each rollout.
 
         The result carries no gradient, and the policy is left as it was. Equal rollouts are measured once.
 
@@ -146,7 +146,10 @@ class InversionReward:
         return replace(facts, tokens=TokenFacts.of(signals, batch, steps)) if by_token else facts
 
     def _signals(self, model: nn.Module, batch: TokenBatch, tokenizer: Any) -> tuple[TokenSignals, Tensor]:
-        """Return the signals of a batch and the step of each token. Equal rollouts are measured once."""
+        """Measure a batch, and return (the signals, the step (sentence) of each token, `[batch, token]`).
+
+        Equal rollouts are measured only once.
+        """
         spec, steps = self.spec.signal_spec(), batch_steps(batch, tokenizer, self.spec.step_splitter())
         first = first_of_equals(batch)
         different = sorted(set(first))
@@ -162,7 +165,9 @@ class InversionReward:
         return spread_rows(signals, [place[row] for row in first]), steps
 
     def measured(self, batch: TokenBatch, tokenizer: Any) -> TokenBatch:
-        """Return the batch with a mask of the tokens that are measured: those of the segment `spec.segment`.
+        """Return the batch with a completion mask that is True only at the tokens to be measured.
+
+        These are the tokens of the thought, of the answer or of both, as the option `spec.segment` says.
 
         Args:
             batch: the rollouts.
@@ -173,17 +178,19 @@ class InversionReward:
     def facts(
         self, signals: TokenSignals, batch: TokenBatch, *, end_ids: Collection[int | None], seconds: float = math.nan
     ) -> RolloutFacts:
-        """Return the facts of rollouts whose signals were measured elsewhere, with the options `spec.signal_spec()`.
+        """Compute the facts (some numbers for each rollout) from signals that the caller has measured.
+
+        The signals must have been measured with the options `spec.signal_spec()`.
 
         Args:
-            signals: the signals of the batch that `measured` returns. If the unit is `step`, they must also contain
+            signals: the signals of the batch that `measured` returns. If `spec.unit` is `step`, they must also contain
                 the signals of the steps of that batch; see `token_signals`.
             batch: the whole rollouts.
             end_ids: tokens that end a completion.
             seconds: time that was spent on measuring.
 
         Raises:
-            InvalidInputError: the unit is `step`, and the signals contain no steps.
+            InvalidInputError: `spec.unit` is `step`, and the signals contain no steps.
         """
         scores = rollout_scores(signals, batch, self.spec.score_spec())
         return RolloutFacts.of(scores, RolloutIds.of(batch), end_ids=end_ids, seconds=seconds)
@@ -198,16 +205,16 @@ class InversionReward:
         accepted: Bool[Tensor, "rollout"] | None = None,
         judged: Bool[Tensor, "rollout"] | None = None,
     ) -> CombinedRewards:
-        """Combine task rewards and inversion by the formula of `inversion_term`, and compute the step's metrics.
+        """Combine task rewards and inversion by the formula of `inversion_term`, and compute the batch's metrics.
 
         If `spec.tied` is `skip`, inversion adds nothing in groups whose task rewards are all equal.
 
         Args:
-            facts: the facts of the rollouts of all processes. The rollouts of one prompt form a group, and stand next
-                to one another.
+            facts: the facts of the rollouts of all processes, as `measure` returns them. The rollouts of one prompt
+                form a group, and stand next to one another.
             task_rewards: the task reward of each rollout, in the same order; NaN for a rollout without one.
             group_size: number of rollouts of each prompt.
-            weight: λ at this step, such as `spec.weight_at(step, num_steps)`; by default `spec.weight`.
+            weight: λ at this training step, such as `spec.weight_at(step, num_steps)`; by default `spec.weight`.
             accepted: whether the verifier accepts each rollout, such as `spec.accepts(task_rewards)`; None if there is
                 no verifier.
             judged: whether the verifier gave a number for each rollout; by default, whether the rollout has a task
@@ -215,10 +222,11 @@ class InversionReward:
                 accepted.
 
         Returns:
-            rewards, advantages and metrics; the tensors are float64 and on the CPU.
+            The rewards, the terms to add to the advantages, and the metrics. The tensors are float64 and on the CPU.
 
         Raises:
-            InvalidInputError: the numbers of rollouts do not fit together, or the mode is `gated` without a verifier.
+            InvalidInputError: the numbers of rollouts do not fit together, or the option `combine` is `gated` without
+                a verifier.
         """
         spec, inversion = self.spec, facts.scores.inversion
         self._check(facts, task_rewards, group_size, accepted, judged)
@@ -260,7 +268,7 @@ class InversionReward:
         accepted: Tensor | None,
         judged: Tensor | None,
     ) -> None:
-        """Refuse arguments of `combine` that do not fit together."""
+        """Raise InvalidInputError if the arguments of `combine` do not fit together."""
         sizes = {"facts": len(facts), "task_rewards": len(task_rewards)}
         flags = {"accepted": accepted, "judged": judged}
         sizes |= {name: len(values) for name, values in flags.items() if values is not None}

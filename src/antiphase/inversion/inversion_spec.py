@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 
 
 def _option(default: _T, text: str) -> _T:
-    """Return a dataclass field with this default and this text for --help."""
+    """Return a dataclass field with a default value and a text that --help shows for the option."""
     return field(default=default, metadata={"help": text})
 
 
@@ -71,11 +71,11 @@ class InversionSpec:
         estimator: how gradient strengths are computed: `own`, `last` or `full`; see `SignalSpec`.
         layers: which layers are measured: `all`, `last`, `last-K`, or indices such as `0,3,-1`.
         projections: which of the attention projections Q, K, V, O are measured, such as `QKVO`.
-        norm: `nuclear`, `frobenius` or `l1`.
+        norm: the norm of the gradient: `nuclear`, `frobenius` or `l1`.
         target: what is differentiated: the generated token's `logit`, or its `logprob` (a control).
         targets_per_rollout: number of random tokens of each rollout whose strength is measured; None measures all.
         token_budget: the greatest number of padded tokens in one measuring pass. It changes results only by rounding.
-        correlation: `spearman` or `pearson`.
+        correlation: the kind of correlation: `spearman` or `pearson`.
         min_tokens: if the unit is `token` or `type`, a rollout with fewer measured tokens or types has no score.
         shrink: how strongly the scores of short rollouts are pulled to 0. It acts like this number of further items
             without correlation; see `shrunk`.
@@ -87,7 +87,7 @@ class InversionSpec:
         verifier: if a trainer has several reward functions, the name of the one that says which rollouts are right.
             The default is the first function that verifies answers.
         accept: a rollout counts as right ("accepted") if the verifier gives it at least this reward.
-        alarm: what to do when the training shows a sign of collapse, see `collapse_signs`: `warn`, `stop`, `drop`
+        alarm: what to do when the training shows a sign of collapse (see `collapse_signs`): `warn`, `stop`, `drop`
             (set λ to 0) or `off`.
         alarm_window: number of measured batches over which the alarm computes trends.
         seed: seed of the random generators of the controls and of `targets_per_rollout`. In `CorRPOConfig` it is the
@@ -157,7 +157,7 @@ class InversionSpec:
         self.score_spec(), self.signal_spec(), self.step_splitter()
 
     def _check_names(self) -> None:
-        """Refuse a value that is not one of its option's choices."""
+        """Raise InvalidInputError if an option has a value that is not one of its choices."""
         check_one_of("inversion_combine", self.combine, COMBINES)
         check_one_of("inversion_unit", self.unit, UNITS)
         check_one_of("inversion_segment", self.segment, SEGMENTS)
@@ -186,7 +186,7 @@ class InversionSpec:
         )
 
     def step_splitter(self) -> Splitter:
-        """Return the object that finds where the steps of a rollout end."""
+        """Return the object that finds where the steps (such as sentences) of a rollout end."""
         return Splitter.parse(self.splitter)
 
     def signal_spec(self) -> SignalSpec:
@@ -213,9 +213,9 @@ class InversionSpec:
         )
 
     def weight_at(self, step: int, num_steps: int) -> float:
-        """Return λ before optimizer step `step` of `num_steps`. The steps are counted from 0.
+        """Return the weight λ for the optimizer step `step` of `num_steps`. The steps are counted from 0.
 
-        It follows from the options `weight`, `schedule` and `warmup_steps`, by the formulas of
+        The options `weight`, `schedule` and `warmup_steps` determine it, by the formulas of
         `antiphase.reward.weight_at`.
         """
         total = max(num_steps, 1)

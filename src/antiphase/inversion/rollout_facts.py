@@ -28,7 +28,9 @@ _OWN = ("length", "truncated", "repetition", "digest", "seconds")
 
 
 def repetition(token_ids: Sequence[int]) -> float:
-    """Return the share of 4-grams that already occurred in the same completion; NaN with fewer than 5 tokens.
+    """Return the share of 4-grams (four tokens in a row) that already occurred earlier in the same completion.
+
+    The result is NaN for a completion of fewer than 5 tokens.
 
     >>> round(repetition([1, 2, 3, 4, 1, 2, 3, 4]), 6)
     0.2
@@ -38,7 +40,7 @@ def repetition(token_ids: Sequence[int]) -> float:
 
 
 def digest(token_ids: Sequence[int]) -> int:
-    """Return a number below 2²⁴ that is equal for equal completions, and almost always differs for others.
+    """Return a checksum below 2²⁴ of a completion. Different completions almost always have different checksums.
 
     The processes send it to one another as a float32, which holds such numbers exactly.
     """
@@ -61,7 +63,10 @@ class RolloutIds:
 
     @classmethod
     def of(cls, batch: TokenBatch) -> "RolloutIds":
-        """Return the rollouts of a padded batch. The prompt ends before the first token of the completion mask."""
+        """Return the rollouts of a padded batch, without padding.
+
+        The completion of a rollout begins at the first token at which the batch's `completion_mask` is True.
+        """
         prompts, completions, generated = [], [], []
         for ids, real, wrote in zip(
             batch.input_ids.cpu(), batch.attention_mask.cpu(), batch.completion_mask.cpu(), strict=True
@@ -74,9 +79,9 @@ class RolloutIds:
         return cls(prompts, completions, generated)
 
     def within(self, limit: int | None) -> TokenBatch:
-        """Return a batch with the first `limit` tokens of each rollout; None keeps all tokens.
+        """Return a padded batch with the first `limit` tokens of each rollout; None keeps all tokens.
 
-        The limit is the length of the context of the model that will measure the batch.
+        The limit is the context length of the model that will measure the batch.
         """
         prompts = [ids[:limit] for ids in self.prompt_ids]
         room = [None if limit is None else limit - len(ids) for ids in prompts]
@@ -90,7 +95,7 @@ class RolloutFacts:
     """The numbers that are known about each rollout, in float64 on the CPU; NaN where undefined.
 
     Args:
-        scores: ι (the inversion), ρ over each unit, entropy and strength, over the tokens that were measured.
+        scores: the inversion score, and the correlations and means that are logged with it.
         length: number of tokens that the model generated.
         truncated: 1 if the completion has no end token, else 0.
         repetition: share of repeated 4-grams; see `repetition`.
@@ -111,7 +116,7 @@ class RolloutFacts:
     def of(
         cls, scores: RolloutScores, rollouts: RolloutIds, *, end_ids: Collection[int | None], seconds: float
     ) -> "RolloutFacts":
-        """Make the facts from rollouts and their scores.
+        """Compute the facts (some numbers for each rollout) from rollouts and their scores.
 
         Args:
             scores: the scores of the rollouts.
@@ -134,7 +139,9 @@ class RolloutFacts:
         return len(self.length)
 
     def gathered(self, gather: Gather) -> "RolloutFacts":
-        """Return the facts of the rollouts of all processes, one process after another. `tokens` is None in them.
+        """Return the facts of the rollouts of all processes, one process after another.
+
+        The field `tokens` of the result is None.
 
         Args:
             gather: a function that takes a float64 `[rollout, fact]` tensor on the CPU, and returns the tensors of all
@@ -156,5 +163,5 @@ class RolloutFacts:
 
 
 def _column(values: Sequence[float]) -> Float[Tensor, "rollout"]:
-    """Return a list of one number for each rollout as a float64 tensor."""
+    """Return a float64 tensor of a list that has one number for each rollout."""
     return torch.tensor(values, dtype=torch.float64)

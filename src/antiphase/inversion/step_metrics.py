@@ -1,4 +1,4 @@
-"""Compute the metrics that are logged for every batch of rollouts: of the task rewards, of inversion and of lengths.
+"""Compute the metrics of the task rewards, the inversion and the lengths that are logged for every batch of rollouts.
 
 These are pure functions, which `InversionReward.combine` calls. docs/metrics.md explains every metric.
 """
@@ -13,7 +13,7 @@ from antiphase.inversion.rollout_facts import RolloutFacts
 
 
 def _mean(values: Tensor) -> float:
-    """Return the mean of the values that are not NaN."""
+    """Return the mean of the values that are not NaN; NaN if there are none."""
     return float(values.nanmean())
 
 
@@ -24,16 +24,18 @@ def _std(values: Tensor) -> float:
 
 
 def _within(values: Tensor, group_size: int) -> float:
-    """Return the mean over groups of the standard deviation of the values within a group."""
+    """Compute the standard deviation of the values within each group, and return its mean over the groups.
+
+    A group has `group_size` neighbouring values. Groups with fewer than two finite values are left out.
+    """
     return _mean(torch.tensor([_std(group) for group in values.view(-1, group_size)], dtype=torch.float64))
 
 
 def tied_groups(task: Float[Tensor, "rollout"], group_size: int) -> Bool[Tensor, "group"]:
-    """Return a mask of the tied groups: those whose task rewards are all equal.
+    """Return a mask that is True for each tied group: all rollouts of the group have the same task reward.
 
-    NaN values are ignored. A group with no other values is not tied.
-
-    TRL's metric `frac_reward_zero_std` has the same criterion.
+    A group consists of `group_size` neighbouring rollouts of one prompt. NaN values are ignored. A group that has only
+    NaN values is not tied. TRL's metric `frac_reward_zero_std` has the same criterion.
     """
     groups = task.view(-1, group_size)
     low = groups.nan_to_num(torch.inf).amin(1)
@@ -52,9 +54,11 @@ def tied_share(task: Float[Tensor, "rollout"], group_size: int) -> float:
 
 
 def distinct_share(digests: Float[Tensor, "rollout"], group_size: int) -> float:
-    """Return the mean over groups of the share of distinct completions: their number divided by the group's size.
+    """Return which share of the completions of a prompt are distinct, as the mean over all prompts.
 
-    `digests` are equal numbers for equal completions.
+    Args:
+        digests: a number for each completion. Equal completions have equal numbers.
+        group_size: the number of completions of each prompt. They stand next to one another.
 
     >>> distinct_share(torch.tensor([5.0, 5.0, 5.0, 5.0, 1.0, 2.0, 3.0, 4.0]), 4)
     0.625
@@ -73,7 +77,7 @@ def halves_accuracy(
     The accuracy of an empty half is NaN.
 
     Returns:
-        the accuracy of the upper half and that of the lower half.
+        (the accuracy of the rollouts with a high ι, the accuracy of those with a low ι).
     """
     groups, right = inversion.view(-1, group_size), accepted.view(-1, group_size).double()
     middle = groups.nanquantile(0.5, dim=1, keepdim=True)
@@ -92,12 +96,12 @@ def step_metrics(
     """Compute the metrics of one batch by their names; NaN where undefined.
 
     Args:
-        facts: the facts of all rollouts of the step, from all processes. The rollouts of one prompt form a group, and
-            stand next to one another.
+        facts: the facts (some numbers for each rollout) of all rollouts of the batch, from all processes. The rollouts
+            of one prompt form a group, and stand next to one another.
         task: the weighted sum of the task rewards of each rollout; NaN if no reward function gave one.
         accepted: whether the verifier accepts each rollout.
         group_size: number of rollouts of each prompt.
-        weight: λ, the weight of inversion at this step.
+        weight: λ, the weight of inversion at this training step.
         judged: whether the verifier gave a number for each rollout; by default it did for all. The accuracies are over
             these rollouts.
     """

@@ -1,7 +1,7 @@
-"""The parts into which the time of a training is divided, and the table that is made of them.
+"""Make the table that shows for what a training used its time, such as generation, measuring and updates.
 
-A trainer measures the seconds of each part between two optimizer steps. `time_table` sums them up over a run. Every
-summary of a training holds this table, and the console and the page show it. Nothing here measures time.
+A trainer measures the seconds of each of these parts between two optimizer steps. `time_table` sums them up over a
+run. Every summary of a training holds this table, and the console and the page show it. Nothing here measures time.
 """
 
 import statistics
@@ -24,16 +24,20 @@ PREFIX: Final = "seconds/"
 
 
 def time_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return how a training's time is divided into parts: one entry for each part, in the order of `PARTS`.
+    """Return how much time each part of a training took: one entry for each part, in the order of `PARTS`.
+
+    The parts are, for example, the generation of rollouts and the update of the model.
 
     Args:
-        rows: the rows of the run's times.jsonl.
+        rows: the rows of the run's file times.jsonl.
 
     Returns:
-        Entries with the keys `part`, `median_seconds` (the median over the optimizer steps in which the part ran; 0 if
-        it never ran), `total_seconds` (the sum over the whole run) and `share` (the share of the part in the time of
-        all optimizer steps; None for the parts between steps). The list is empty if there are no rows, as in runs of
-        older versions.
+        Entries with four keys. The list is empty if there are no rows, as in runs of older versions.
+
+        * `part`: the name of the part.
+        * `median_seconds`: the median over the optimizer steps in which the part ran; 0 if it never ran.
+        * `total_seconds`: the sum over the whole run.
+        * `share`: the share of the part in the time of all optimizer steps; None for a part that runs between steps.
 
     >>> rows = [{"num_steps": 1, "seconds/generation": 3.0, "seconds/update": 1.0}]
     >>> [entry for entry in time_table(rows) if entry["part"] == "update"]
@@ -57,7 +61,7 @@ def time_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table_text(table: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table of `time_table` as lines of text; an empty text for an empty table."""
+    """Return the result of `time_table` as a text table for the console; an empty text for an empty result."""
     if not table:
         return ""
     names = {**OF_A_STEP, **BETWEEN_STEPS}

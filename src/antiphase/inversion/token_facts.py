@@ -1,7 +1,7 @@
 """Hold the signals of every token and step of measured rollouts, for a trainer that keeps some rollouts to look at.
 
-`RolloutFacts` has one number for each rollout. `TokenFacts` has what these numbers were computed from. Nothing here is
-used in the reward.
+`RolloutFacts` has a few numbers for each rollout. `TokenFacts` has the signals from which these numbers were computed.
+Nothing here is used in the reward.
 """
 
 import math
@@ -15,13 +15,13 @@ from antiphase.types import TokenBatch, TokenSignals
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """The signals of the rollouts of one process, in float32 on the CPU; NaN where nothing was measured.
+    """The signals of the tokens and steps of one process's rollouts, on the CPU; NaN where nothing was measured.
 
     Args:
         entropy: the entropy at each token, in nats.
         logprob: the log-probability of each token, in nats.
         strength: the gradient strength of each token.
-        step: the step (the sentence) of each token, counted from 0 in each rollout; −1 at other positions.
+        step: the step (the sentence) of each completion token, counted from 0 in each rollout; −1 at other positions.
         step_entropy, step_strength: the mean entropy and the gradient strength of each step.
         first: the column of each rollout's first prompt token.
     """
@@ -36,12 +36,12 @@ class TokenFacts:
 
     @classmethod
     def of(cls, signals: TokenSignals, batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> "TokenFacts":
-        """Take the numbers of tokens and steps from signals, but not the strengths of single layers.
+        """Copy the signals of tokens and steps to the CPU. The strengths of single layers are left out.
 
         Args:
-            signals: the signals of the batch, with those of its steps.
+            signals: the signals of the batch, including the signals of its steps.
             batch: the rollouts.
-            steps: the step of each token, as `batch_steps` returns them.
+            steps: the step (sentence) of each token, as `batch_steps` returns them.
         """
         assert signals.steps is not None
         return cls(
@@ -63,10 +63,10 @@ class TokenFacts:
             num_tokens: the number of tokens of its completion.
 
         Returns:
-            a mapping with six lists. `entropy`, `logprob` and `strength` have a number for each token of the
+            A mapping with six lists. `entropy`, `logprob` and `strength` have a number for each token of the
             completion; it is NaN for a token that was not measured, or that is beyond the model's context.
-            `step_start` has the position of the first token of each step in the completion. `step_entropy` and
-            `step_strength` have the signals of each step.
+            `step_start` has, for each step (sentence), the index of its first token in the completion. `step_entropy`
+            and `step_strength` have the signals of each step.
         """
         start = int(self.first[row]) + num_prompt_tokens
         own = slice(start, start + num_tokens)

@@ -50,9 +50,9 @@ class DecoderLayers:
 
 
 def modules_of(layers: Sequence[AttentionLayer], names: Sequence[ProjectionName]) -> list[nn.Module]:
-    """Return the modules that compute the named projections of some layers, in the order of the layers.
+    """Return the modules that compute the projections `names` of some layers, in the order of the layers.
 
-    A module that computes several of the projections occurs once.
+    A module that computes several of these projections occurs only once in the result.
     """
     found = (layer.projections[name].module for layer in layers for name in names if name in layer.projections)
     return list(dict.fromkeys(found))
@@ -103,7 +103,7 @@ def backbone(model: nn.Module) -> nn.Module:
 
 
 def outer_norms(model: nn.Module) -> list[nn.Module]:
-    """Return the normalisation modules of the decoder that are not part of a layer, such as the final norm."""
+    """Return the normalisation modules of the decoder that are outside its layers, such as the final one."""
     found = []
     for name, module in backbone(model).named_modules():
         inside = any(part.isdecimal() for part in name.split("."))
@@ -163,12 +163,12 @@ def find_layers(model: nn.Module) -> DecoderLayers:
 
 
 def left_out(model: nn.Module) -> dict[str, Any] | None:
-    """Return what a measurement of all layers leaves out, ready for JSON; None if it leaves out nothing.
+    """Return which layers and projections of a model cannot be measured, ready for JSON; None if all can be.
 
     Returns:
-        `num_layers` is the number of all layers. `without_attention` maps each kind of layer without softmax attention
-        to the numbers of these layers. `without_projection` maps a projection to the numbers of the attention layers
-        that lack it.
+        A mapping with three keys. `num_layers` is the number of all layers. `without_attention` maps each kind of
+        layer without softmax attention to the indices of these layers. `without_projection` maps a projection to the
+        indices of the attention layers that lack it.
     """
     found = find_layers(model)
     kinds: dict[str, list[int]] = {}
@@ -189,12 +189,12 @@ _WITHOUT_ATTENTION = ("linear_attention", "conv", "mamba", "recurrent", "moe", "
 
 
 def _number(name: str) -> int | None:
-    """Return the number of the layer in a module's name, such as 7 in `layers.7.self_attn`; None if it has none."""
+    """Return the layer number in the name of a module, such as 7 in `layers.7.self_attn`; None without a number."""
     return next((int(part) for part in name.split(".") if part.isdecimal()), None)
 
 
 def _stack(decoder: nn.Module, name: str) -> nn.ModuleList | None:
-    """Return the list of layers that contains the module of this name; None if no list contains it."""
+    """Return the `ModuleList` of layers to which the module with this name belongs; None if it belongs to none."""
     parts = name.split(".")
     place = next((place for place, part in enumerate(parts) if part.isdecimal()), None)
     stack = None if place is None else decoder.get_submodule(".".join(parts[:place]))
@@ -202,7 +202,13 @@ def _stack(decoder: nn.Module, name: str) -> nn.ModuleList | None:
 
 
 def _kind(model: nn.Module, number: int, layer: nn.Module, kinds: Sequence[str]) -> str:
-    """Return the kind of a layer in which no attention was found.
+    """Return the kind of a layer in which no attention was found, such as `linear_attention` or `conv`.
+
+    Args:
+        model: the model, for the error message.
+        number: the index of the layer.
+        layer: the layer.
+        kinds: the kinds of all layers, as the model's configuration names them; empty if it does not.
 
     Raises:
         UnsupportedModelError: the layer has attention that antiphase does not know, so a measurement would miss a
@@ -222,7 +228,7 @@ def _kind(model: nn.Module, number: int, layer: nn.Module, kinds: Sequence[str])
 
 
 def _leaves(module: nn.Module) -> list[str]:
-    """Return the names of the innermost modules, without their path, sorted."""
+    """Return the sorted names of all submodules that have no submodules themselves, such as `q_proj`."""
     return sorted({name.rsplit(".", 1)[-1] for name, m in module.named_modules() if not list(m.children())})
 
 
@@ -259,5 +265,5 @@ def rope_switch(config: Any) -> tuple[str, int] | None:
 
 
 def _named(model: nn.Module) -> str:
-    """Return how messages name a model: by its type and its class."""
+    """Return a text that names the type and the class of a model, for messages."""
     return f"model type {cast(Any, model).config.model_type!r} ({type(model).__name__})"

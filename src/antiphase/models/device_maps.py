@@ -13,7 +13,7 @@ DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def read_device_map(text: str) -> str | dict[str, int | str]:
-    """Return the device map that an option names.
+    """Return the device map that the user's option names: on which device each part of a model is placed.
 
     Args:
         text: a name in `DEVICE_MAPS`, or the path of a JSON file that maps the names of modules to devices, such as
@@ -65,12 +65,14 @@ def check_device_map(device: str, device_map: str | None) -> None:
 
 
 def check_covers(device_map: Mapping[str, Any], modules: Collection[str], weights: Iterable[str]) -> None:
-    """Raise InvalidInputError unless a device map names modules of a model, and gives each of its weights a place.
+    """Raise InvalidInputError unless a device map fits a model.
+
+    The map must name only modules of the model, and must place every weight on a device.
 
     Args:
-        device_map: the places of modules, by their names. The name of the whole model is the empty text.
+        device_map: the device of each module, by the module's name. The name of the whole model is the empty text.
         modules: the names of all modules of the model.
-        weights: the names of all its weights.
+        weights: the names of all weights of the model.
     """
     unknown = [name for name in device_map if name not in modules]
     if unknown:

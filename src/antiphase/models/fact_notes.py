@@ -21,7 +21,7 @@ def model_notes(facts: Mapping[str, Any]) -> list[str]:
 
 
 def quantization_label(method: str, bits: int | None) -> str:
-    """Return the text that names a way of quantising in messages.
+    """Return the name of a quantisation method as messages show it, such as `GPTQ (4 bit)`.
 
     Args:
         method: the entry `quant_method` of a model's configuration, or `gguf`.
@@ -38,8 +38,8 @@ def quantization_note(facts: Mapping[str, Any]) -> str | None:
     """Return a note that says how the weights of a model are quantised; None if they are not.
 
     Args:
-        facts: a mapping. If the weights are quantised, its key `quantization` holds `method` and, if they are known,
-            `bits` and `dequantized`. Otherwise the key is missing or its value is None.
+        facts: the facts about the model. Its entry `quantization` is a mapping with the keys `method` and, if they are
+            known, `bits` and `dequantized`. If the weights are not quantised, the entry is missing or None.
 
     >>> quantization_note({"quantization": {"method": "bitsandbytes", "bits": 4, "dequantized": False}})
     'the weights are quantised with bitsandbytes (4 bit), and they are measured as they are.'
@@ -53,7 +53,11 @@ def quantization_note(facts: Mapping[str, Any]) -> str | None:
 
 
 def layers_note(result: Mapping[str, Any]) -> str | None:
-    """Return a note that names the layers and projections that cannot be measured; None if all can be."""
+    """Return a note that names the layers and projections of a model that cannot be measured; None if all can be.
+
+    Args:
+        result: a mapping. Its entry `left_out` is the result of `architecture.left_out`, or is missing.
+    """
     found = result.get("left_out")
     if found is None:
         return None
@@ -76,7 +80,7 @@ def layers_note(result: Mapping[str, Any]) -> str | None:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Return ascending whole numbers as a text, with ranges for numbers in a row.
+    """Return ascending whole numbers as a text, in which consecutive numbers are written as a range.
 
     >>> ranges([0, 1, 2, 5, 7, 8])
     '0-2, 5, 7-8'

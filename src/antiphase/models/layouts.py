@@ -61,7 +61,9 @@ _Children = Mapping[str, nn.Module]
 
 
 def _separate(attention: nn.Module, children: _Children, config: Any) -> _Match:
-    """Match an attention whose Q, K, V and O are separate modules: q_proj, k_proj, v_proj and an output projection.
+    """Return the projections of an attention with separate modules q_proj, k_proj, v_proj and an output projection.
+
+    Return None if the attention has no such modules.
 
     A layer of Gemma 3n or Gemma 4 that reuses the keys and values of an earlier layer has Q and O alone. A layer of
     Gemma 4 in which one weight computes keys and values has Q, K and O.
@@ -116,7 +118,10 @@ def _fused(fused: nn.Module, output: nn.Module, *features: Tensor) -> _Match:
 
 
 def _qkv_proj(attention: nn.Module, children: _Children, config: Any) -> _Match:
-    """Match a fused qkv_proj, whose output features are Q, then K, then V."""
+    """Return the projections of an attention with a fused qkv_proj; None if it has none.
+
+    The output features of qkv_proj are those of Q, then K, then V.
+    """
     if not {"qkv_proj", "o_proj"} <= children.keys():
         return None
     heads, groups, dim = _head_counts(config)
@@ -125,7 +130,10 @@ def _qkv_proj(attention: nn.Module, children: _Children, config: Any) -> _Match:
 
 
 def _gpt2(attention: nn.Module, children: _Children, config: Any) -> _Match:
-    """Match the fused c_attn of GPT-2, whose output features are Q, then K, then V."""
+    """Return the projections of an attention with the fused c_attn of GPT-2; None if it has none.
+
+    The output features of c_attn are those of Q, then K, then V.
+    """
     if not {"c_attn", "c_proj"} <= children.keys() or config.model_type not in ("gpt2", "openai-gpt"):
         return None
     parts = torch.arange(3 * int(config.hidden_size)).chunk(3)
@@ -133,7 +141,10 @@ def _gpt2(attention: nn.Module, children: _Children, config: Any) -> _Match:
 
 
 def _neox(attention: nn.Module, children: _Children, config: Any) -> _Match:
-    """Match the fused query_key_value of GPT-NeoX, whose output features are Q, K and V of one head after another."""
+    """Return the projections of an attention with the fused query_key_value of GPT-NeoX; None if it has none.
+
+    Its output features are Q, K and V of the first head, then those of the second head, and so on.
+    """
     if not {"query_key_value", "dense"} <= children.keys() or config.model_type != "gpt_neox":
         return None
     heads, _, dim = _head_counts(config)
@@ -146,6 +157,9 @@ _RULES: tuple[Callable[[nn.Module, _Children, Any], _Match], ...] = (_separate, 
 
 
 def match(module: nn.Module, config: Any) -> _Match:
-    """Return the projections of a module, by the first layout that matches; None if no layout matches."""
+    """Return the attention projections of a module by their names `Q`, `K`, `V` and `O`.
+
+    The first known layout that fits the names of the submodules is used. Return None if no layout fits.
+    """
     children = dict(module.named_children())
     return next((found for rule in _RULES if (found := rule(module, children, config)) is not None), None)

@@ -93,7 +93,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def _resolved(device_map: str | Mapping[str, int | str]) -> str | dict[str, Any]:
-    """Return a device map with the devices of this machine. A number is that of an accelerator, such as a GPU.
+    """Return a device map in which the numbers of GPUs are replaced by the torch devices of this machine.
 
     Raises:
         InvalidInputError: this machine has no such device.
@@ -206,14 +206,14 @@ def _load_config(source: Source, options: Mapping[str, Any]) -> Any:
 def _load_weights(
     name: str, source: Source, dtype: torch.dtype | str, placement: str | Mapping[str, Any], options: Mapping[str, Any]
 ) -> tuple[nn.Module, Quantization | None]:
-    """Load a model without its adapter, in evaluation mode, and return it with its quantisation.
+    """Load a model, without an adapter and in evaluation mode, and return (the model, how its weights are quantised).
 
     Args:
         name: the name of the model in messages.
-        source: where its files are.
+        source: where the files of the model are.
         dtype: the dtype of the weights.
         placement: a device map; `{"": device}` puts the whole model on one device.
-        options: the options that transformers also gets for the tokenizer.
+        options: further arguments of `from_pretrained`. The tokenizer is loaded with the same ones.
     """
     from transformers import AutoModelForCausalLM
 
@@ -249,7 +249,14 @@ def _load_weights(
 
 
 def _check_all_loaded(name: str, missing: Collection[str]) -> None:
-    """Raise ModelNotFoundError if the checkpoint lacks a weight. transformers would fill it with random numbers."""
+    """Raise ModelNotFoundError if the checkpoint lacks a weight of the model.
+
+    transformers would fill the weight with random numbers.
+
+    Args:
+        name: the name of the model in messages.
+        missing: the names of the weights that the checkpoint lacks.
+    """
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise ModelNotFoundError(

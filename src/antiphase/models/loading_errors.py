@@ -22,7 +22,10 @@ from antiphase.models.demo import DEMO, HOW_TO_GET
 
 @contextlib.contextmanager
 def loading_errors(name: str) -> Iterator[None]:
-    """Replace the errors that transformers raises while it loads a model by errors of antiphase."""
+    """Inside a `with` block that loads a model, replace the errors of transformers by errors of antiphase.
+
+    `name` is the name of the model in the messages.
+    """
     try:
         yield
     except AntiphaseError:
@@ -53,9 +56,9 @@ def loading_errors(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hide what transformers and accelerate print while a model is loaded. Without a terminal, bars are hidden too.
+    """Hide what transformers and accelerate print while a model is loaded inside the `with` block.
 
-    Progress bars of downloads stay visible.
+    Progress bars of downloads stay visible. The other progress bars are hidden if stderr is no terminal.
     """
     from transformers.utils import logging as hf_logging
 

@@ -17,23 +17,23 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Home:
-    """The place where accelerate keeps an offloaded weight.
+    """The place where accelerate keeps an offloaded weight, in main memory or on disk.
 
     Args:
-        values: what returns the weights by their names, which accelerate wrote. A lookup may read a file.
-        name: the name of the weight.
+        values: accelerate's mapping from the names of weights to the weights. A lookup may read a file.
+        name: the name of the weight in this mapping.
     """
 
     values: Any
     name: str
 
     def read(self) -> Tensor:
-        """Return the weight, in main memory."""
+        """Read the weight, and return it as a tensor in main memory."""
         return cast(Tensor, self.values[self.name]).detach()
 
 
 def hooks_of(module: nn.Module) -> Iterator[Any]:
-    """Yield the hooks of accelerate that place a module on a device."""
+    """Yield the hooks of accelerate on a module that move its inputs, and perhaps its weights, to a device."""
     waiting = [vars(module).get("_hf_hook")]
     while waiting:
         hook = waiting.pop()
@@ -43,7 +43,10 @@ def hooks_of(module: nn.Module) -> Iterator[Any]:
 
 
 def offloaded_by(module: nn.Module) -> dict[str, Home]:
-    """Return the places of the weights and buffers that the hooks of a module load, by their names in the module."""
+    """Return the offloaded weights and buffers that accelerate loads for each call of a module.
+
+    The result maps the name of each of them in the module to the place where accelerate keeps it.
+    """
     found: dict[str, Home] = {}
     for hook in hooks_of(module):
         if hook.offload:
@@ -56,7 +59,10 @@ def offloaded_by(module: nn.Module) -> dict[str, Home]:
 
 
 def _homes(module: nn.Module) -> dict[str, Home]:
-    """Return the places of the offloaded weights and buffers of a module and its submodules, by their full names."""
+    """Return where accelerate keeps each offloaded weight and buffer of a module and all its submodules.
+
+    The keys are the full names, such as `layers.0.mlp.weight`.
+    """
     return {
         f"{path}.{name}".lstrip("."): home
         for path, part in module.named_modules()
@@ -86,7 +92,7 @@ def numbers_of(module: nn.Module, name: str = "weight") -> Tensor:
 
 
 def named_weights(model: nn.Module, *, buffers: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name and the numbers of every parameter. Offloaded weights are read one after another.
+    """Yield the name and the values of every parameter. Offloaded weights are read one after another.
 
     A weight that two modules share is yielded once.
 
@@ -104,7 +110,10 @@ def named_weights(model: nn.Module, *, buffers: bool = False) -> Iterator[tuple[
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Return the device on which a module is applied: that of its first tensor, or that to which it is loaded."""
+    """Return the device on which a module runs.
+
+    This is the device of its first weight. For an offloaded module, it is the device to which accelerate loads it.
+    """
     first = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     hooks = (hook for part in module.modules() for hook in hooks_of(part))
     return torch.device(next(hooks).execution_device) if first.type == "meta" else first
@@ -117,10 +126,10 @@ def input_device(model: nn.Module) -> torch.device:
 
 @contextlib.contextmanager
 def adding_modules(model: nn.Module) -> Iterator[None]:
-    """Let transformers put new weights where the modules beside them are applied, inside the block.
+    """Let transformers put the weights of a new adapter on the devices on which the model's layers run.
 
-    Without it, the weights of an adapter in an offloaded layer would be put on `cpu` or `disk`, where no hook of
-    accelerate finds them.
+    This holds inside the `with` block. Without it, the weights of an adapter in an offloaded layer would be put on
+    `cpu` or `disk`, where no hook of accelerate finds them.
 
     Args:
         model: a Hugging Face model.

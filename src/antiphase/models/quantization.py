@@ -30,11 +30,12 @@ GGUF = "GGUF"
 
 @dataclass(frozen=True)
 class _Kind:
-    """A way of quantising that can be measured.
+    """What must be known about a quantisation method to load its checkpoints so that they can be measured.
 
     Args:
-        packages: the packages that load such weights: the Python module of each package, by the package's name.
-        changes: the entries of `quantization_config` that are set before loading.
+        packages: the packages that load such weights. The keys are the names for pip, the values the names for
+            `import`.
+        changes: entries that are set in the model's `quantization_config` before loading.
     """
 
     packages: Mapping[str, str]
@@ -61,7 +62,7 @@ class Quantization:
     """How the weights of a checkpoint are quantised.
 
     Args:
-        method: the entry `quant_method` of its `quantization_config`, such as `gptq`.
+        method: the entry `quant_method` of the checkpoint's `quantization_config`, such as `gptq`.
         bits: the number of bits of a weight; None if the configuration does not say.
         dequantized: whether the weights are dequantised while they are loaded.
     """
@@ -77,7 +78,7 @@ class Quantization:
 
 
 def quantization_of(config: Any) -> Quantization | None:
-    """Return how a model's weights are quantised, by its configuration; None if they are not quantised."""
+    """Read from a model's configuration how its weights are quantised; None if they are not quantised."""
     stored = _stored(config)
     if stored is None:
         return None
@@ -94,11 +95,14 @@ def quantization_facts(found: Quantization | None) -> dict[str, Any] | None:
 
 
 def prepare_config(name: str, config: Any) -> Quantization | None:
-    """Check that a quantised checkpoint can be loaded, set how it is loaded, and return how it is quantised.
+    """Check that a quantised checkpoint can be loaded and measured, and return how it is quantised.
+
+    If the checkpoint is not quantised, return None.
 
     Args:
         name: the name of the model in messages.
-        config: the model's configuration. Its `quantization_config` is changed.
+        config: the model's configuration. Its `quantization_config` is changed, so that the loaded modules pass a
+            gradient.
 
     Raises:
         UnsupportedModelError: antiphase does not measure this kind of quantisation.
@@ -131,9 +135,10 @@ def prepare_config(name: str, config: Any) -> Quantization | None:
 
 @contextlib.contextmanager
 def quantization_errors(name: str, quantization: Quantization | None) -> Iterator[None]:
-    """Replace any error while a quantised checkpoint is loaded by an error that names the quantisation.
+    """Inside a `with` block that loads a quantised checkpoint, replace errors by one that names the quantisation.
 
-    The packages that load quantised weights fail with errors of many types.
+    The packages that load quantised weights fail with errors of many types. An UnsupportedModelError and errors of
+    exhausted memory are not replaced. If `quantization` is None, nothing is replaced.
     """
     try:
         yield
@@ -181,7 +186,9 @@ def prepare_model(name: str, model: nn.Module, quantization: Quantization) -> No
 
 @contextlib.contextmanager
 def without_repacking(model: nn.Module) -> Iterator[None]:
-    """Keep 4-bit modules of bitsandbytes from changing the layout of their weights inside the block.
+    """Inside a `with` block, keep 4-bit modules of bitsandbytes from changing the layout of their weights.
+
+    The other layout passes no gradient.
 
     Raises:
         UnsupportedModelError: a module had already changed the layout of its weights, so it passes no gradient any
@@ -205,10 +212,10 @@ def without_repacking(model: nn.Module) -> Iterator[None]:
 
 
 def _repacking(model: nn.Module) -> list[Any]:
-    """Return the 4-bit modules of bitsandbytes.
+    """Return the 4-bit modules of bitsandbytes in a model, which may change the layout of their weights.
 
-    On some processors, their first call without gradient in evaluation mode changes the layout of their weights. Then
-    no gradient passes them any more, and PyTorch raises no error.
+    On some processors, such a module changes the layout in its first call without gradient in evaluation mode. Then no
+    gradient passes it any more, and PyTorch raises no error.
     """
     return [module for module in model.modules() if "support_avx512bf16_for_cpu" in vars(module)]
 
@@ -241,7 +248,7 @@ def check_gradients(name: str, model: nn.Module, quantization: Quantization) -> 
 
 
 def _gradient_error(module: nn.Module, features: int, dtype: torch.dtype, device: torch.device) -> float | None:
-    """Return the relative error of the gradient that a module passes; None if it passes none.
+    """Return the relative error of the gradient that a module passes to its input; None if it passes no gradient.
 
     `check_gradients` explains how the gradient is tested.
     """
@@ -266,7 +273,10 @@ def _gradient_error(module: nn.Module, features: int, dtype: torch.dtype, device
 
 
 def _stored(config: Any) -> dict[str, Any] | None:
-    """Return the `quantization_config` of a model's configuration, or else of the configuration of its text model."""
+    """Return the entry `quantization_config` of a model's configuration; None if there is none.
+
+    In a model with several parts, the entry may also be in the configuration of the text model.
+    """
     for part in (config, config.get_text_config(decoder=True)):
         stored = getattr(part, "quantization_config", None)
         if stored:

@@ -23,11 +23,11 @@ from antiphase.models.placement import Home, is_offloaded, offloaded_by
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A weight that accelerate has loaded for the present call of a module.
+    """A weight that accelerate has loaded for the call of a module that is running now.
 
     Args:
         value: the weight on the device.
-        home: the place where it came from.
+        home: the place from which it was loaded.
     """
 
     value: Tensor
@@ -36,15 +36,17 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How a tensor that autograd saved is made again. It is a weight, or a view of a weight such as its transpose.
+    """What is needed to make a tensor again that autograd would otherwise keep until the backward pass.
+
+    The tensor is an offloaded weight, or a view of such a weight, for example its transpose.
 
     Args:
-        home: the place of the weight.
+        home: the place where accelerate keeps the weight.
         device: the device of the tensor.
-        dtype: its dtype, which may differ from that of the stored weight.
-        size: its shape.
-        stride: its strides.
-        offset: its first element, counted from the first element of the weight.
+        dtype: the dtype of the tensor. The stored weight may have another dtype.
+        size: the shape of the tensor.
+        stride: the strides of the tensor.
+        offset: the number of elements of the weight before the first element of the tensor.
     """
 
     home: Home
@@ -55,17 +57,17 @@ class _Recipe:
     offset: int
 
     def make(self) -> Tensor:
-        """Load the weight, and return the tensor."""
+        """Load the weight again, and return the tensor."""
         weight = self.home.read().to(self.device, self.dtype).contiguous()
         return weight.as_strided(self.size, self.stride, int(weight.storage_offset()) + self.offset)
 
 
 class _Noting:
-    """A hook in the place of accelerate's hook on a module. It notes which weights are loaded during a call.
+    """A hook that replaces accelerate's hook on a module. It calls that hook, and notes which weights it loads.
 
     Args:
         hook: the hook of accelerate.
-        loaded: the loaded weights, by the identity of their tensor.
+        loaded: the weights that are loaded now, by the `id` of their tensor. The hook adds and removes entries.
     """
 
     def __init__(self, hook: Any, loaded: dict[int, _Loaded]) -> None:
@@ -75,7 +77,10 @@ class _Noting:
         return getattr(self.hook, name)
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Load the weights by the hook of accelerate, and note them."""
+        """Let the hook of accelerate load the weights before a call of the module, and note them in `loaded`.
+
+        The result is what accelerate's hook returns.
+        """
         found = self.hook.pre_forward(module, *args, **kwargs)
         for name, home in offloaded_by(module).items():
             value = _value(module, name)
@@ -84,7 +89,10 @@ class _Noting:
         return found
 
     def post_forward(self, module: nn.Module, output: Any) -> Any:
-        """Forget the weights, and drop them by the hook of accelerate."""
+        """Remove the weights from `loaded` after a call of the module, and let the hook of accelerate drop them.
+
+        The result is what accelerate's hook returns.
+        """
         for name in offloaded_by(module):
             self.loaded.pop(id(_value(module, name)), None)
         return self.hook.post_forward(module, output)
@@ -92,7 +100,7 @@ class _Noting:
 
 @contextlib.contextmanager
 def reloading(model: nn.Module) -> Iterator[None]:
-    """Inside the block, let each backward pass load the offloaded weights again.
+    """Inside a `with` block, let each backward pass load the offloaded weights again.
 
     Outside the block, autograd keeps these weights on the device until the backward pass. A model without offloaded
     weights runs inside the block as it does outside.

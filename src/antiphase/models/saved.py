@@ -132,7 +132,9 @@ def saved_step(path: Path) -> int | None:
 
 
 def trainer_step(path: Path, key: str = "global_step") -> int | None:
-    """Return a number of steps from the `trainer_state.json` of a directory; None if it has no such number.
+    """Return a number of training steps from the file `trainer_state.json` of a directory.
+
+    Return None if the file or the number is missing.
 
     Args:
         path: the directory of a checkpoint.
@@ -142,12 +144,15 @@ def trainer_step(path: Path, key: str = "global_step") -> int | None:
 
 
 def summary_step(path: Path) -> int | None:
-    """Return the number of training steps, from the folder of a finished `antiphase train`; None for other folders."""
+    """Return the number of training steps of a finished `antiphase train`, from its output folder.
+
+    Return None for other folders.
+    """
     return _integer(path / "summary.json", "num_steps")
 
 
 def _integer(path: Path, key: str) -> int | None:
-    """Return a whole number ≥ 0 from a JSON file; None if the file or the number is missing."""
+    """Return the whole number ≥ 0 that a JSON file holds under a key; None if the file or the number is missing."""
     if not path.is_file():
         return None
     value = _read(path).get(key)
@@ -155,7 +160,11 @@ def _integer(path: Path, key: str) -> int | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, or raise InvalidInputError."""
+    """Return the JSON object in a file.
+
+    Raises:
+        InvalidInputError: the file cannot be read, or holds no JSON object.
+    """
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

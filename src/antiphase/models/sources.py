@@ -14,10 +14,10 @@ from antiphase.models.saved import base_of, has_config, has_tokenizer, is_adapte
 
 @dataclass(frozen=True)
 class Source:
-    """The source that a model is loaded from.
+    """The hub ids, directories and files from which a model is loaded.
 
     Args:
-        place: the hub id or the directory of the model. If an adapter is loaded, it is that of the base model.
+        place: the hub id or the directory of the model. If an adapter is loaded, this is the adapter's base model.
         tokenizer: the hub id or the directory of the tokenizer.
         gguf: the name of a GGUF file in the directory `place`, or None.
         adapter: the hub id or the directory of an adapter, or None.
@@ -30,7 +30,7 @@ class Source:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments for `from_pretrained` of transformers, for this source."""
+        """The arguments that `from_pretrained` of transformers needs for a GGUF file; empty for other sources."""
         return {} if self.gguf is None else {"gguf_file": self.gguf}
 
     def revision(self, name: str) -> str | None:

@@ -14,10 +14,11 @@ from antiphase.models.quantization import quantization_of
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Return a checksum of the weights. It reads the first 32 and the last 32 numbers of every parameter.
+    """Return a checksum of the weights of a model.
 
-    Models with different weights almost always get different checksums. GPTQ and AWQ keep their weights in buffers of
-    whole numbers instead of parameters, so these buffers are read too.
+    Only the first 32 and the last 32 numbers of every parameter are read. Models with different weights almost always
+    get different checksums. GPTQ and AWQ keep their weights in buffers of whole numbers instead of parameters, so
+    these buffers are read too.
     """
     inner, digest = unwrap(model), hashlib.sha256()
     named = named_weights(inner)

@@ -1,4 +1,4 @@
-"""Runs a model that FSDP 2 shards as an ordinary model with all its weights, for measuring and for evaluating.
+"""Give every process all weights of a model that FSDP 2 shards, so that it can be measured and evaluated.
 
 FSDP 2 (PyTorch's `fully_shard`) spreads the weights over the processes. Hooks on the modules gather the weights of a
 layer before its forward and backward pass, and release them afterwards. Each of these hooks waits for all processes.
@@ -21,10 +21,10 @@ from antiphase.errors import UnsupportedModelError
 
 @contextlib.contextmanager
 def whole_weights(model: nn.Module) -> Iterator[None]:
-    """Gather all weights of an FSDP 2 model, and run it without FSDP, while the block lasts.
+    """Inside a `with` block, give every process all weights of an FSDP 2 model, and run the model without FSDP.
 
-    All processes must open and close the block together. In between, each may run the model as often as it likes. A
-    model without FSDP 2 is left as it is.
+    All processes must open and close the block together. In between, each process may run the model as often as it
+    likes. A model without FSDP 2 is left as it is.
 
     Args:
         model: the model that accelerate or `fully_shard` prepared, or a module that contains it.
@@ -49,7 +49,7 @@ def whole_weights(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_recomputation(model: nn.Module) -> Iterator[None]:
-    """Switch off the activation checkpointing of accelerate's FSDP plugin while the block lasts.
+    """Inside a `with` block, switch off the activation checkpointing of accelerate's FSDP plugin.
 
     With `fsdp_activation_checkpointing`, accelerate puts a wrapper around each layer, which runs the layer again in
     the backward pass. The hooks of a measurement would then be called twice. Inside the block, the wrappers call
@@ -69,10 +69,10 @@ def without_recomputation(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_hooks(shard: Any) -> Iterator[None]:
-    """Take FSDP's hooks off a module while the block lasts. Other hooks stay.
+    """Inside a `with` block, take FSDP's hooks off a module. Other hooks stay.
 
-    transformers also lets FSDP's hooks run around the method `generate`. Inside the block, the module has its own
-    `generate`.
+    transformers also lets FSDP's hooks run around the method `generate`. Inside the block, `generate` runs without
+    them.
     """
     state = shard._get_fsdp_state()
     tables = (shard._forward_pre_hooks, shard._forward_hooks)
@@ -101,7 +101,10 @@ def _without_hooks(shard: Any) -> Iterator[None]:
 
 
 def _owner(hook: Any) -> Any:
-    """Return the object whose method a hook is, also if the method is wrapped in functions; None if there is none."""
+    """Return the object to which a hook belongs if the hook is a method; None if it is a plain function.
+
+    The method may be wrapped in functions.
+    """
     while hook is not None:
         if getattr(hook, "__self__", None) is not None:
             return hook.__self__

@@ -54,18 +54,21 @@ def top_alternatives(log_p: Float[Tensor, "target vocab"], num_alternatives: int
 
 
 def in_order(token_ids: Int[Tensor, "target rank"], logprobs: Float[Tensor, "target rank"]) -> Alternatives:
-    """Return the alternatives, which are given by ascending id, in the order of their probability."""
+    """Sort alternatives by descending log-probability. They are given by ascending id.
+
+    Equally probable tokens keep the order of their ids.
+    """
     values, order = logprobs.sort(dim=-1, descending=True, stable=True)
     return Alternatives(token_ids.gather(-1, order), values)
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The tokens with the greatest logits in a part of the vocabulary, for each target, sorted by ascending id.
+    """The tokens with the greatest logits in a part of the vocabulary, for each target (generated token).
 
     Args:
-        token_ids: their ids.
-        logits: their logits, in float32 or wider.
+        token_ids: the ids of these tokens, ascending for each target.
+        logits: the logits of these tokens, in float32 or wider.
     """
 
     token_ids: Int[Tensor, "target rank"]
@@ -73,13 +76,15 @@ class Candidates:
 
     @staticmethod
     def of(logits: Tensor, number: int, first: int = 0, before: "Candidates | None" = None) -> "Candidates":
-        """Return the candidates in one tile of logits and in all tiles before it.
+        """Return the tokens with the greatest logits in one tile and in all tiles before it.
+
+        A tile holds the logits of some consecutive tokens of the vocabulary.
 
         Args:
-            logits: the logits of some consecutive tokens of the vocabulary, for each target.
-            number: how many tokens are returned; all of them if there are fewer.
+            logits: the tile, `[target, part of the vocabulary]`.
+            number: how many tokens are returned for each target. If there are fewer tokens, all are returned.
             first: the id of the first token of the tile.
-            before: the candidates of the tiles before this one.
+            before: the result of this function for the tile before this one; None for the first tile.
         """
         places = _best_places(logits, min(number, logits.shape[-1]))
         values = logits.gather(-1, places).to(torch.promote_types(logits.dtype, torch.float32))
@@ -106,7 +111,10 @@ def joined(parts: Sequence[Alternatives]) -> Alternatives | None:
 
 
 def _best_places(values: Tensor, number: int) -> Tensor:
-    """Return the places of the greatest values in each row, in ascending order; of equal values, the first places."""
+    """Return the column indices of the greatest values in each row, in ascending order.
+
+    If equal values compete for the last index, the lowest indices are taken.
+    """
     size = values.shape[-1]
     best, places = values.topk(min(number + 1, size))
     if number < size:
@@ -119,12 +127,14 @@ def _best_places(values: Tensor, number: int) -> Tensor:
 
 
 def _lowest_ids(log_p: Tensor, values: Tensor, token_ids: Tensor) -> Tensor:
-    """Return the ids, but with the lowest possible ids among the tokens that are as probable as the last one.
+    """Return the ids of the most probable tokens, and choose the lowest ids among equally probable tokens.
+
+    `topk` gives `token_ids`. If several tokens are as probable as the last one of them, it chooses any of these.
 
     Args:
         log_p: the logits or log-probabilities of all tokens, `[row, vocab]`.
-        values: the greatest of them, in descending order, `[row, rank]`.
-        token_ids: the ids that belong to `values`, `[row, rank]`.
+        values: the greatest values in each row of `log_p`, in descending order, `[row, rank]`.
+        token_ids: the ids of the tokens with these values, `[row, rank]`.
     """
     last = values[:, -1:]
     everyone = torch.arange(log_p.shape[-1], device=log_p.device)

@@ -4,8 +4,8 @@
 weights fit into the cache of a CPU. The weights of a block are computed in the forward pass and again in the backward
 pass, and are never kept. So the memory grows with the length T, not with T².
 
-The large tensors of a block are changed in place. On a CPU, the forward and the backward pass together then take about
-as long as those of `scaled_dot_product_attention`, from 1,024 tokens on (benchmarks/attention.py).
+The large tensors of a block are changed in place. On a CPU, a forward and a backward pass then take about as
+long as with `scaled_dot_product_attention`, from 1,024 tokens on (benchmarks/attention.py).
 """
 
 from collections.abc import Iterator
@@ -71,13 +71,20 @@ def attention_weights(
 
 
 def _by_group(heads: Tensor, key: Tensor) -> Tensor:
-    """Return a tensor `[batch, head, ...]` as `[batch, group, share, ...]`."""
+    """Split the axis of the heads: return a tensor `[batch, head, ...]` as `[batch, group, share, ...]`.
+
+    The heads of a group share one head of `key`, which is `[batch, group, ...]`.
+    """
     result: Tensor = heads.unflatten(1, (key.shape[1], -1))
     return result
 
 
 def _mask_by_group(mask: Tensor, key: Tensor) -> Tensor:
-    """Return a mask `[batch, head or 1, row, key]` as `[batch, group or 1, share or 1, row, key]`."""
+    """Split the axis of the heads of a mask, as `_by_group` does for other tensors.
+
+    A mask `[batch, head, row, key]` becomes `[batch, group, share, row, key]`. If all heads have the same mask, its
+    axis of heads has length 1, and so have both new axes.
+    """
     return mask.unsqueeze(2) if mask.shape[1] == 1 else _by_group(mask, key)
 
 
@@ -104,9 +111,9 @@ def _scores(call: AttentionCall, query: Tensor, key: Tensor) -> tuple[Tensor, Te
 
 
 def _lowest(scores: Tensor) -> float:
-    """Return the score of a key that a query must not see.
+    """Return the attention score that hides a key from a query: the lowest finite number of the dtype.
 
-    It is finfo.min and not −inf. A row that sees no key then stays finite, and no NaN reaches later layers.
+    With −inf, the softmax of a query that sees no key would be NaN, and the NaN would reach later layers.
     """
     return torch.finfo(scores.dtype).min
 
@@ -131,7 +138,7 @@ class _Block:
     Args:
         groups: the groups of heads.
         rows: the query positions.
-        num_keys: the number of keys up to the last of these positions. Those of an earlier pass stand first.
+        num_keys: the number of keys up to the last query position, including the keys of earlier passes.
     """
 
     groups: slice
@@ -143,11 +150,15 @@ class _Block:
         return by_group[:, self.groups, :, self.rows]
 
     def keys(self, keys: Tensor) -> Tensor:
-        """Return the part of keys or values `[batch, group, key, ...]` that the block sees."""
+        """Return the keys (or values) that the queries of the block may see.
+
+        Args:
+            keys: all keys, or all values, of the attention call, `[batch, group, key, ...]`.
+        """
         return keys[:, self.groups, : self.num_keys]
 
     def own(self, weights: Tensor) -> Tensor:
-        """Return the weight of each query position at itself, `[batch, group, share, row]`."""
+        """Return the attention weight from each query position to itself, `[batch, group, share, row]`."""
         return weights.diagonal(self.num_keys - weights.shape[-2], -2, -1)
 
     def scores(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
@@ -166,7 +177,9 @@ class _Block:
 
 
 def _blocks(call: AttentionCall) -> Iterator[_Block]:
-    """Return the blocks of a call. If there are many keys, a block has fewer groups, but at least `_LEAST_ROWS` rows.
+    """Divide the queries of an attention call into blocks, which together cover all positions and all heads.
+
+    If there are many keys, a block has fewer groups of heads, rather than fewer than `_LEAST_ROWS` query positions.
 
     The blocks are Python numbers. If they were on the device, the CPU would wait for the device at every block.
     """
@@ -183,7 +196,13 @@ def _blocks(call: AttentionCall) -> Iterator[_Block]:
 
 
 def _joined(past: Tensor | None, owner: Tensor | None, here: Tensor) -> Tensor:
-    """Return the keys or values of whole rows: those of each row's prefix, followed by the row's own."""
+    """Put the keys (or values) of each row's prefix before the keys (or values) of the row itself.
+
+    Args:
+        past: the keys of the prefixes, `[prefix, group, token, dim]`; None if the rows have no prefix.
+        owner: for each row, the index of its prefix in `past`.
+        here: the keys of the rows without their prefixes, `[batch, group, token, dim]`.
+    """
     if past is None or owner is None:
         return here
     # A single prefix is not copied for each row first.
@@ -192,7 +211,11 @@ def _joined(past: Tensor | None, owner: Tensor | None, here: Tensor) -> Tensor:
 
 
 class FrozenAttention(torch.autograd.Function):
-    """The forward and backward pass of the frozen attention, by the equations of `frozen_attention`."""
+    """The forward and backward pass of the frozen attention.
+
+    In the backward pass, the keys and values of other positions are constants. The module `frozen_attention` has the
+    equations.
+    """
 
     @staticmethod
     def forward(
@@ -208,7 +231,11 @@ class FrozenAttention(torch.autograd.Function):
         owner: Tensor | None,
         entropies: list[Tensor] | None,
     ) -> Tensor:
-        """Return the outputs `[batch, head, token, vdim]`, and append the attention entropies `[batch, token]`."""
+        """Return the outputs of the attention, `[batch, head, token, vdim]`.
+
+        The mean entropy of the heads' attention weights, `[batch, token]`, is appended to the list `entropies`. If
+        `entropies` is None, it is not computed.
+        """
         call = AttentionCall(
             query, _joined(past_key, owner, key), _joined(past_value, owner, value), mask, scaling, softcap
         )
@@ -234,7 +261,10 @@ class FrozenAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients at the queries, and the own-position terms of those at the keys and values."""
+        """Return the gradients at the queries, keys and values; None for the other arguments of `forward`.
+
+        The gradient at a key or value counts only the query at the same position.
+        """
         query, key, value, mask, output, past_key, past_value, owner = ctx.saved_tensors
         call = AttentionCall(
             query, _joined(past_key, owner, key), _joined(past_value, owner, value), mask, ctx.scaling, ctx.softcap

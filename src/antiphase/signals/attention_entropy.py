@@ -1,11 +1,11 @@
-"""Compute the entropy of the attention weights, a control beside the entropy of the next token (arXiv 2605.07660).
+"""Compute the entropy of the attention weights. It is a control beside the next token's entropy (arXiv 2605.07660).
 
 For a query position i of one head, with the attention weights α_it over the positions t that it sees,
 
     H_i = −Σ_t α_it ln α_it   (in nats; 0 if all weight is on one position, ln i if it is even over i positions).
 
-Our reading: we know only the abstract of the paper, which does not say over what it averages. The value of a token is
-the mean over all query heads and all measured layers, at the position that predicts the token.
+Our reading: we know only the abstract of the paper, which does not say over what it averages. Here, the attention
+entropy of a token is the mean over all query heads and all measured layers, at the position that predicts the token.
 
 The frozen attention computes the weights in blocks and passes each block to this module, so there is no further
 forward pass, and the weights are never kept. The weights are those that the model uses, with its mask, sliding window,
@@ -26,8 +26,8 @@ def sum_over_heads(
 ) -> Float[Tensor, "batch row"]:
     """Return the entropy of the attention weights of each query position, in nats, summed over the heads.
 
-    With the scores x_t, of which the greatest is 0, H = −ln max_t α_t − Σ_t α_t x_t. This needs no logarithm of each
-    weight.
+    Let x_t be the scores of a query position in one head, and α_t the weights. The greatest score is 0. Then the
+    entropy is H = −ln max_t α_t − Σ_t α_t x_t. This formula needs only one logarithm, and not one for each weight.
 
     Args:
         weights: the attention weights, which are the softmax of the scores.
@@ -43,7 +43,7 @@ def sum_over_heads(
 def mean_over_layers(
     entropies: Mapping[nn.Module, Sequence[Tensor]], layers: Sequence[AttentionLayer], device: torch.device
 ) -> Float[Tensor, "batch row"]:
-    """Return the attention entropies of each query position, as the mean over the measured layers.
+    """Return the attention entropy of each query position: the mean of its entropies in the measured layers.
 
     Args:
         entropies: for each attention module, the entropies `[batch, row]` of its calls.

@@ -47,11 +47,11 @@ class Capture:
     copies: bool = False
 
     def input_of(self, projection: Projection) -> Tensor:
-        """Return the input of a projection, `[batch, token, columns]`, with its autograd graph."""
+        """Return the recorded input of a projection, `[batch, token, columns]`, with its autograd graph."""
         return self._get(self.inputs, projection.module)
 
     def outputs_of(self, modules: Sequence[nn.Module]) -> list[Tensor]:
-        """Return the outputs of modules, each `[batch, token, features]`, with their autograd graph.
+        """Return the recorded output of each module, `[batch, token, features]`, with its autograd graph.
 
         `Projection.select` picks the columns of one projection from the output of a fused module.
         """
@@ -68,6 +68,8 @@ class Capture:
 
     def record(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Check a call of a projection module, and keep its input and output. This is a forward hook.
+
+        The returned tensor takes the place of the module's output in the model. It is a copy if the model needs one.
 
         Raises:
             UnsupportedModelError: the module was called before in the same forward pass, or it passes no gradient.
@@ -90,11 +92,14 @@ class Capture:
         return output.clone() if self.copies or self.ends_at(module) else output
 
     def keep(self, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
-        """Keep the input and output of a projection module. A subclass can keep what it needs in place of them."""
+        """Keep the input and the output of a projection module. A subclass may keep something else instead."""
         self.inputs[module], self.outputs[module] = inputs, output
 
     def ends_at(self, module: nn.Module) -> bool:
-        """Return whether a backward pass ends at the output of a module, so that the model needs a copy of it."""
+        """Return whether a backward pass ends at the output of this module. The model then gets a copy of the output.
+
+        In this class, no backward pass does. A subclass may override it.
+        """
         return False
 
     def record_norm(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -204,7 +209,11 @@ def observe(
 
 @contextlib.contextmanager
 def watching_norms(model: nn.Module, capture: Capture | None = None) -> Iterator[Capture]:
-    """Record the inputs and outputs of the normalisation layers outside the decoder's layers, inside the block."""
+    """Record the inputs and outputs of some normalisation layers inside a `with` block.
+
+    They are those outside the decoder's layers, such as the last one before the output head. `Capture.norms` of the
+    yielded object holds the records. If `capture` is given, it is this object.
+    """
     capture = Capture() if capture is None else capture
     handles = [norm.register_forward_hook(capture.record_norm) for norm in outer_norms(model)]
     try:
@@ -216,7 +225,7 @@ def watching_norms(model: nn.Module, capture: Capture | None = None) -> Iterator
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode inside the block, and restore the mode of every module afterwards."""
+    """Put the model in evaluation mode inside a `with` block, and restore the mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -228,7 +237,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _attention_implementation(model: nn.Module, name: str) -> Iterator[None]:
-    """Run the model with another attention implementation inside the block."""
+    """Run the model with the attention implementation `name` inside a `with` block."""
     frozen_attention.register()
     # A module holds the whole configuration or a nested one, so each configuration is changed and restored separately.
     configs: dict[int, Any] = {}

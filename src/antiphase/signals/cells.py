@@ -1,7 +1,8 @@
-"""The cells of a measurement: one for each layer and projection. A layer that lacks a projection has no such cell.
+"""Average measured values over cells. A cell is one projection (Q, K, V or O) of one layer.
 
-A layer lacks K and V if it reuses the keys and values of an earlier layer. It lacks V if one weight computes keys and
-values. The strength of an absent cell is NaN, and a mean over cells leaves it out.
+Some layers lack a projection, so they have fewer cells. A layer lacks K and V if it reuses the keys and values of an
+earlier layer. It lacks V if one weight computes keys and values. The strength of an absent cell is NaN, and a mean
+over cells leaves it out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from antiphase.signal_spec import ProjectionName
 
 
 def present(layers: Sequence[AttentionLayer], names: Sequence[ProjectionName]) -> Bool[Tensor, "layer projection"]:
-    """Return which of the named projections each layer has."""
+    """Return a mask that is True where a layer has the projection of this name."""
     return torch.tensor([[name in layer.projections for name in names] for layer in layers])
 
 
@@ -42,7 +43,7 @@ def mean_rank_of_cells(
     position that attends to a single token. If no cell is left, the mean is NaN.
 
     Args:
-        ranks: the effective rank of the gradient of every cell, with any axes before those of layers and projections.
+        ranks: the effective rank of the gradient of every layer and projection, with any axes before these two.
         strength: the strength of the same gradients, which is 0 for a gradient of zeros.
         there: which projections each layer has, as `present` returns it.
 
@@ -58,10 +59,10 @@ def mean_rank_of_cells(
 def mean_of_cells(
     values: Float[Tensor, "*places layer projection"], there: Bool[Tensor, "layer projection"]
 ) -> Float[Tensor, "*places"]:
-    """Return the mean over the cells that are there.
+    """Return the mean of a value over all layers and projections. Projections that a layer lacks are left out.
 
     Args:
-        values: the values of all cells, with any axes before those of layers and projections.
+        values: the value of every layer and projection, with any axes before these two.
         there: which projections each layer has, as `present` returns it.
     """
     if bool(there.all()):

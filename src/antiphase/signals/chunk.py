@@ -37,7 +37,7 @@ class Row:
         token_ids: its token ids, without padding.
         targets: the indices of its targets (the generated tokens) in `token_ids`.
         measured: for each target, whether its strength is measured.
-        steps: the step of each target, counted from 0; None if no steps were given.
+        steps: the step (sentence) of each target, counted from 0; None if no steps were given.
     """
 
     index: int
@@ -49,7 +49,7 @@ class Row:
 
     @property
     def num_steps(self) -> int:
-        """The number of steps of the row."""
+        """The number of steps (sentences) of the row; 0 if no steps were given."""
         return 0 if self.steps is None else int(self.steps.max()) + 1
 
 
@@ -59,7 +59,7 @@ class Prefix:
 
     Args:
         input_ids: the distinct prefixes, padded on the right.
-        owner: for each row, the number of its prefix in `input_ids`.
+        owner: for each row, the index of its prefix in `input_ids`.
         lengths: for each row, the number of tokens of its prefix.
     """
 
@@ -86,10 +86,11 @@ class Chunk:
             first tokens of a row depend on the length of the row.
         prefix: the tokens before the first column, which are run separately and without autograd graph. The columns
             are counted from the end of the prefix.
-        steps: the step of each target, counted from 0 over all rows of the chunk; None if no joint strength is wanted.
+        steps: the step (sentence) of each target, counted from 0 over all rows of the chunk; None if no joint strength
+            of steps is wanted.
         longest_pass: the greatest number of positions in one pass. If it is set, the rows are run one after another,
-            each in passes of at most so many positions; only a pass over one step that is longer has more. None runs
-            all positions of all rows in one pass. See `antiphase.signals.passes`.
+            each in several passes. A single step that is longer is run in one pass all the same. None runs all
+            positions of all rows in one pass. See `antiphase.signals.passes`.
     """
 
     input_ids: Int[Tensor, "row token"]
@@ -104,7 +105,7 @@ class Chunk:
 
     @property
     def num_steps(self) -> int:
-        """The number of steps of all rows together."""
+        """The number of steps (sentences) of all rows together."""
         return 0 if self.steps is None else int(self.steps.max()) + 1
 
     @property
@@ -116,7 +117,7 @@ class Chunk:
         return self.measured if self.steps is None else torch.ones_like(self.measured)
 
     def on(self, device: torch.device) -> "Chunk":
-        """Return the chunk with its tensors on a device. It must have no prefix."""
+        """Return a copy of the chunk with its tensors on a device. The chunk must have no prefix."""
         assert self.prefix is None
         return dataclasses.replace(
             self,
@@ -140,12 +141,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ChunkSignals:
-    """The signals of a chunk's targets.
+    """The signals of the targets (generated tokens) and steps (sentences) of a chunk of rollouts.
 
     Args:
         head: the entropy and the other signals of every target that are computed from its logits.
-        strength: the strength of each *measured* target, in order.
-        joint: the joint strength of each step; None if the chunk has no steps.
+        strength: the gradient strength of each *measured* target, in order.
+        joint: the joint strength of each step: the norm of the gradient of the sum of its targets, divided by a power
+            of their number. None if the chunk has no steps.
         attention_entropy: the entropy of the attention weights of every target, as the mean over heads and measured
             layers; None if the estimator does not compute attention weights.
         effective_rank: the effective rank of each step's summed gradient; None if it is not computed.
@@ -159,16 +161,16 @@ class ChunkSignals:
 
     @classmethod
     def joined(cls, parts: Sequence["ChunkSignals"]) -> "ChunkSignals":
-        """Return the signals of a whole chunk from those of its parts.
+        """Concatenate the signals of a chunk that was measured in several passes.
 
         Args:
-            parts: the signals of the parts, in the order of their targets and steps.
+            parts: the signals that each pass measured, in the order of the targets and steps.
         """
         if len(parts) == 1:
             return parts[0]
 
         def joined(name: str) -> Tensor | None:
-            """Return a field of all parts, concatenated; None if no part has it. Parts without it are left out."""
+            """Concatenate the field `name` of all parts that have it; None if no part has it."""
             there = [value for part in parts if (value := getattr(part, name)) is not None]
             return torch.cat(there) if there else None
 
@@ -178,7 +180,10 @@ class ChunkSignals:
 
 
 def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:
-    """Raise InvalidInputError unless the steps of the completion tokens are at least 0 and never decrease in a row."""
+    """Raise InvalidInputError unless the steps (sentence numbers) of a rollout's completion tokens are in order.
+
+    Every number must be at least 0, and must not be smaller than the number of the completion token before it.
+    """
     if steps.shape != batch.input_ids.shape:
         raise InvalidInputError(
             f"steps must have the shape of the batch, {tuple(batch.input_ids.shape)}; got {tuple(steps.shape)}."
@@ -203,7 +208,7 @@ def rows_of(batch: TokenBatch, spec: SignalSpec, steps: Int[Tensor, "batch token
     Args:
         batch: the rollouts.
         spec: says how many targets of a rollout are measured, and the seed of the draw.
-        steps: the step of every completion token; None if no steps are needed.
+        steps: the step (sentence) of every completion token; None if no steps are needed.
     """
     rows = []
     ids, real_places, wanted = (t.cpu() for t in (batch.input_ids, batch.attention_mask, batch.completion_mask))
@@ -267,10 +272,10 @@ def pack(rows: Sequence[Row], token_budget: int) -> Iterator[list[Row]]:
 
 
 def chunk_of(rows: Sequence[Row], device: torch.device, *, whole: bool = False) -> Chunk:
-    """Return a chunk of rows on a device.
+    """Make a chunk from rows: put them into one tensor on a device, padded on the right.
 
-    The rows are padded on the right with the id 0, which no real token sees under a causal mask. The steps of all rows
-    are numbered consecutively, row after row.
+    Padding has the id 0. Under a causal mask, no real token sees it. The steps (sentences) of all rows are numbered
+    consecutively, row after row.
     """
     lengths = tuple(len(row.token_ids) for row in rows)
     input_ids = torch.zeros(len(rows), max(lengths), dtype=torch.long, device=device)

@@ -1,4 +1,7 @@
-"""Put the signals of all chunks at their positions in the batch, and compute the signals of steps from them."""
+"""Put the signals of all chunks at their positions in the batch, and compute the signals of steps from them.
+
+A chunk is a group of rollouts that ran together. A step is a part of a rollout, such as a sentence.
+"""
 
 from collections.abc import Sequence
 
@@ -22,16 +25,16 @@ def collect(
     done: Sequence[tuple[Sequence[Row], ChunkSignals]],
     steps: Int[Tensor, "batch token"] | None,
 ) -> TokenSignals:
-    """Return the signals of all chunks in one object, at the positions and on the device of the batch.
+    """Join the signals of all chunks (rollouts that ran together) in tensors with the shape of the batch.
 
-    Places without a measured value are NaN.
+    The tensors are on the device of the batch. Positions without a measured value are NaN.
 
     Args:
         batch: the batch that was measured.
         layers: the attention layers that were measured.
         spec: the options of the measurement.
         done: for each chunk, its rows and its signals.
-        steps: the step of every completion token; None if no steps were given.
+        steps: the step (sentence) of every completion token; None if no steps were given.
     """
     shape, device = batch.input_ids.shape, batch.input_ids.device
     there = present(layers, spec.projections)
@@ -85,7 +88,7 @@ def _steps(
     done: Sequence[tuple[Sequence[Row], ChunkSignals]],
     there: Bool[Tensor, "layer projection"],
 ) -> StepSignals:
-    """Return the signals of the steps.
+    """Compute the entropy, the strength, the length and the position of every step (sentence) of every rollout.
 
     Args:
         batch: the batch that was measured.
@@ -93,7 +96,7 @@ def _steps(
         strength: the gradient strength of every token for each layer and projection.
         steps: the step of every completion token.
         spec: the options of the measurement.
-        done: for each chunk, its rows and its signals.
+        done: for each chunk (rollouts that ran together), its rows and its signals.
         there: which projections each layer has.
     """
     device, mask, steps = strength.device, batch.completion_mask.cpu(), steps.cpu()
@@ -103,7 +106,10 @@ def _steps(
     shape = (len(batch), number)
 
     def mean(values: Tensor) -> Tensor:
-        """Return the mean over each step's tokens in float64. NaN values are left out; without values it is NaN."""
+        """Return the mean over the tokens of each step, in float64. NaN values are left out.
+
+        The mean is NaN for a step without other values.
+        """
         wide = values.cpu()[rows, columns].double()
         there = ~wide.isnan()
         total = wide.new_zeros(shape[0] * shape[1], *wide.shape[1:])
@@ -139,11 +145,11 @@ def _placed(
     done: Sequence[tuple[Sequence[Row], ChunkSignals]],
     values: Sequence[Tensor | None],
 ) -> Float[Tensor, "batch step layer projection"]:
-    """Return a copy of `blank` with the values of all chunks at the places of their steps.
+    """Return a copy of `blank` in which the values of every step (sentence) are filled in.
 
     Args:
         blank: a tensor of NaN on the CPU.
-        done: for each chunk, its rows and its signals.
+        done: for each chunk (rollouts that ran together), its rows and its signals.
         values: for each chunk, the values `[step, layer, projection]` of its steps, row after row.
     """
     filled = blank.clone()

@@ -37,14 +37,14 @@ class HeadSignals:
     """The signals of each target (generated token) that are computed from its logits.
 
     Args:
-        entropy: the entropy of the distribution, in nats.
-        logprob: the log-probability of the target token, in nats.
-        logprob_control: the norm of ∂ ln p_y / ∂z; see `logit_statistics`.
-        self_certainty: the distance of the distribution from the uniform one, in nats.
-        impurity: the Gini impurity of the distribution; see `gini_impurity`.
+        entropy: the entropy of the next-token distribution p that predicts the target, in nats.
+        logprob: the log-probability of the target token y, in nats.
+        logprob_control: the norm of ∂ ln p_y / ∂z for the logits z; see `logit_statistics`.
+        self_certainty: the distance of p from the uniform distribution, in nats.
+        impurity: the Gini impurity of p; see `gini_impurity`.
         magnitudes: the raw logit of the token, and the norms of the hidden state and of the token's unembedding row.
-        seed: the gradient of the logit (or log-probability) at the hidden state h, with which the backward pass
-            starts; None if it is not needed.
+        seed: the gradient of the target's logit (or log-probability) at the hidden state. The backward pass through
+            the network starts with it. None if it is not needed.
         alternatives: the most probable tokens; None if none were asked for.
     """
 
@@ -58,12 +58,12 @@ class HeadSignals:
     alternatives: Alternatives | None = None
 
     def without_seed(self) -> "HeadSignals":
-        """Return the same signals without the seed, which takes as much memory as the hidden states."""
+        """Return a copy in which `seed` is None. The seed takes as much memory as the hidden states."""
         return dataclasses.replace(self, seed=None)
 
 
 def joined_head(parts: Sequence[HeadSignals]) -> HeadSignals:
-    """Return the signals of targets (generated tokens) that follow one another, without the seeds."""
+    """Concatenate the signals of successive targets (generated tokens). The seeds are left out."""
     tops = [part.alternatives for part in parts if part.alternatives is not None]
     magnitudes = {name: torch.cat([getattr(part.magnitudes, name) for part in parts]) for name in MAGNITUDES}
     return HeadSignals(
@@ -143,12 +143,15 @@ def gini_impurity(logits: Float[Tensor, "target vocab"], temperature: float = 1.
 
 
 def _wide(logits: Tensor) -> torch.dtype:
-    """Return the type of the signals: float32, or float64 for float64 logits."""
+    """Return the dtype in which signals are computed from these logits: float32, or float64 for float64 logits."""
     return torch.promote_types(logits.dtype, torch.float32)
 
 
 def _sums_of_all(logits: Tensor, temperature: float) -> LogitSums:
-    """Return the sums of signals that depend on no target token."""
+    """Return the sums over the logits that `LogitSums` explains.
+
+    The field `chosen` has no meaning, because no target token is given.
+    """
     return sums_of(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device), temperature)
 
 
@@ -174,14 +177,16 @@ def magnitudes_of(
     chosen: Float[Tensor, "target"],
     token_ids: Int[Tensor, "target"],
 ) -> Magnitudes:
-    """Return the tokens' raw logits, and the norms of the hidden states and unembedding rows that make them.
+    """Return the raw logit of each generated token, and the norms of the two vectors whose product it is.
+
+    These vectors are the final hidden state and the token's row in the output embedding.
 
     Args:
         model: the model.
-        hidden: the final hidden states, as the head reads them.
+        hidden: the final hidden states, as the output head reads them.
         before: the same states before the model's last normalisation layer; None if they are not known.
         chosen: the raw logit of each token.
-        token_ids: the tokens.
+        token_ids: the ids of the generated tokens.
     """
     dtype = torch.promote_types(hidden.dtype, torch.float32)
 
@@ -240,7 +245,13 @@ def head_signals(
 
 
 def _alternatives(found: TiledHead, temperature: float, dtype: torch.dtype) -> Alternatives | None:
-    """Return the candidates with their log-probabilities, the most probable first."""
+    """Return the most probable tokens of each target with their log-probabilities; None if none were asked for.
+
+    Args:
+        found: the result of the output head. It holds the tokens and their logits.
+        temperature: the logits are divided by it.
+        dtype: the dtype of the log-probabilities.
+    """
     if found.candidates is None:
         return None
     logits = found.candidates.logits.to(found.sums.greatest.dtype)
@@ -255,7 +266,10 @@ def _over_whole_vocabulary(
     spec: SignalSpec,
     want_seed: bool,
 ) -> TiledHead:
-    """Return what `head_in_tiles` returns, from the logits of the whole vocabulary for a few targets at a time."""
+    """Compute what `head_in_tiles` computes, but never cut the vocabulary into tiles.
+
+    The head is applied to a few targets (generated tokens) at a time. The arguments are those of `head_in_tiles`.
+    """
     sums: list[LogitSums] = []
     seeds: list[Tensor] = []
     best: list[Candidates] = []

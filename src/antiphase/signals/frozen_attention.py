@@ -55,7 +55,7 @@ class Past:
 
     @property
     def num_tokens(self) -> int:
-        """The number of tokens of the prefixes with their padding."""
+        """The length of the longest prefix. The others are padded to this length."""
         return self.calls[0][0].shape[2]
 
 
@@ -63,16 +63,20 @@ class Past:
 class AttentionTrace:
     """What was recorded about the calls of the frozen attention in one forward pass.
 
+    The frozen attention is causal attention whose backward pass treats other positions as constants. The first three
+    fields say what is recorded. The forward pass fills the others.
+
     Args:
-        keep: the attention module whose call is kept; None keeps no call.
-        record: whether the keys and values of every call are collected, for the `Past` of another pass.
+        keep: the attention module whose call is kept in `kept`; None keeps no call.
+        record: whether the keys and values of every call are collected in `recorded`. The `Past` of another pass needs
+            them.
         past: the keys and values of the tokens before the rows; None if the rows start at position 0.
         called: the attention modules that called the frozen attention.
-        kept: the call of the module `keep`.
-        recorded: the collected keys and values of every call.
-        num_continued: how many calls used `past`.
-        entropies: the attention modules whose attention entropies are collected. For each of them, the entropies
-            `[batch, row]` of its calls.
+        kept: the arguments and the output of the call of the module `keep`.
+        recorded: the keys and values of every call, in order; empty unless `record` is true.
+        num_continued: the number of calls that used `past`.
+        entropies: a mapping from attention modules to the entropies `[batch, row]` of their attention weights, one
+            tensor for each call. Only the modules that are keys from the start are recorded.
     """
 
     keep: nn.Module | None = None
@@ -105,9 +109,10 @@ def tracing(
     past: Past | None = None,
     entropies_of: Iterable[nn.Module] = (),
 ) -> Iterator[AttentionTrace]:
-    """Record the calls of the frozen attention inside the block.
+    """Record the calls of the frozen attention inside a `with` block, and yield the records.
 
-    The arguments are those of `AttentionTrace`; `entropies_of` names the modules in its `entropies`.
+    `AttentionTrace` explains the first three arguments. `entropies_of` are the attention modules whose attention
+    entropies are recorded.
     """
     trace = AttentionTrace(keep, record, past, entropies={module: [] for module in entropies_of})
     token = _TRACE.set(trace)
@@ -128,7 +133,10 @@ def _frozen_attention(
     softcap: float | None = None,
     **extras: Any,
 ) -> tuple[Tensor, None]:
-    """Compute the frozen attention, with the arguments that transformers gives to an attention function."""
+    """Return the outputs of the frozen attention, `[batch, token, head, vdim]`, and None for the attention weights.
+
+    transformers calls this function in place of the model's own attention, and gives it these arguments.
+    """
     _check_call(module, query, key, attention_mask, extras)
     trace = _TRACE.get()
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
@@ -159,7 +167,7 @@ def _frozen_attention(
 
 
 def _check_call(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, extras: Mapping[str, Any]) -> None:
-    """Raise UnsupportedModelError if a module calls the attention in a way that has no formula here."""
+    """Raise UnsupportedModelError if a module attends in a way whose gradient the frozen attention cannot compute."""
     if mask is not None and mask.requires_grad:
         raise UnsupportedModelError(
             f"{type(module).__name__} computes its attention mask from the hidden states, and the estimators 'own' "
@@ -179,9 +187,10 @@ def _check_call(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | No
 
 
 def _past_of_call(trace: AttentionTrace, key: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return (keys, values, owners) of the tokens before a call's rows, and count the call as continued.
+    """Return (keys, values, owner) of the prefixes for one attention call, and count the call in `num_continued`.
 
-    The result is None if there are no such tokens, or if the mask of the call does not cover them.
+    A prefix is the tokens before a row, which an earlier pass has run. `owner` is the index of each row's prefix. The
+    result is None if the rows have no prefix, or if the mask of the call does not cover the prefixes.
     """
     past = trace.past
     if past is None or mask is None or mask.shape[-1] != past.num_tokens + key.shape[2]:
@@ -192,10 +201,10 @@ def _past_of_call(trace: AttentionTrace, key: Tensor, mask: Tensor | None) -> tu
 
 
 def _frozen_mask(**options: Any) -> Tensor | None:
-    """Return the mask that transformers makes for sdpa attention.
+    """Return the attention mask that transformers makes for its attention implementation `sdpa`.
 
-    If the rows continue prefixes, the mask also covers the prefixes. The model's masking rule is then evaluated at the
-    positions that the tokens have in whole rows.
+    If an earlier pass has run the prefixes of the rows (their first tokens), the mask also covers the prefixes. The
+    model's masking rule is then evaluated at the positions that the tokens have in whole rows.
     """
     trace = _TRACE.get()
     past = None if trace is None else trace.past

@@ -35,10 +35,10 @@ _GROUP_ELEMENTS = 1 << 27
 def full(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Measure the strength of targets, and the joint strength of every step, in the full context.
+    """Measure the gradient strength of targets (generated tokens) and of steps (sentences), through all positions.
 
-    A target is a generated token; the chunk says which targets are to be measured. The model may use any attention
-    implementation. Nuclear norms are accumulated in float64.
+    The chunk says which targets are to be measured. The joint strength of a step is computed from the gradient of the
+    sum of its targets. The model may use any attention implementation. Nuclear norms are accumulated in float64.
 
     Args:
         model: a Hugging Face causal LM without PEFT wrapper.
@@ -80,8 +80,9 @@ def full(
 def joint_of_layers(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return the joint strength and the effective rank of every step, `[step, layer, projection]`; None without steps.
+    """Return the joint strength and the effective rank of every step (sentence), `[step, layer, projection]` each.
 
+    Both are computed from the gradient of the sum of the step's tokens, and both are None if the chunk has no steps.
     The arguments are those of `full`. Unlike `full`, this function measures no strengths of single tokens.
     """
     if chunk.steps is None:
@@ -92,9 +93,9 @@ def joint_of_layers(
 
 
 def _token_spans(chunk: Chunk) -> list[Span]:
-    """Return one span for each target (generated token) whose strength is measured by itself.
+    """Return one `Span` (what one backward pass differentiates) for each target whose strength is measured by itself.
 
-    A target whose gradient is measured only as a part of its step has no span here.
+    A target (generated token) that is measured only as a part of its step has no span here.
     """
     measured = torch.nonzero(chunk.measured).flatten()
     triples = zip(measured.tolist(), chunk.rows[measured].tolist(), chunk.columns[measured].tolist(), strict=True)
@@ -102,7 +103,7 @@ def _token_spans(chunk: Chunk) -> list[Span]:
 
 
 def _step_spans(chunk: Chunk) -> list[Span]:
-    """Return one span for each step that has targets."""
+    """Return one `Span` (what one backward pass differentiates) for each step (sentence) that has targets."""
     if chunk.steps is None:
         return []
     members: dict[int, list[int]] = {}
@@ -117,10 +118,10 @@ def _step_spans(chunk: Chunk) -> list[Span]:
 
 
 def _copies(chunk: Chunk, spec: SignalSpec) -> int:
-    """Return how often each row is put into a forward pass.
+    """Return how many copies of each row are put into a forward pass.
 
-    On a CPU the result is 1, because copies save nothing there (`benchmarks/full.py`). On other devices, a row is put
-    into the pass as often as the token budget allows.
+    One backward pass serves one target of every copy. On a CPU the result is 1, because copies save no time there
+    (`benchmarks/full.py`). On other devices, there are as many copies as the token budget allows.
     """
     if chunk.input_ids.device.type == "cpu":
         return 1
@@ -130,7 +131,13 @@ def _copies(chunk: Chunk, spec: SignalSpec) -> int:
 def _factors(
     seen: Observed, layers: Sequence[AttentionLayer], spec: SignalSpec
 ) -> list[Mapping[ProjectionName, Tensor]]:
-    """Return the factor L of the inputs of each layer's projections; see `norms.shared_factor`."""
+    """Return, for each layer and projection, the factor L of the projection's inputs; see `norms.shared_factor`.
+
+    Args:
+        seen: the model, which has run a forward pass. Its hooks have recorded the inputs.
+        layers: the layers to measure.
+        spec: gives the projections and the norm.
+    """
     factors: list[Mapping[ProjectionName, Tensor]] = []
     for layer in layers:
         shared: dict[int, Tensor] = {}
@@ -148,15 +155,16 @@ def _factors(
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """What the blocks of a chunk share.
+    """What all backward passes of a chunk need, and the tensor into which they write their results.
 
     Args:
-        seen: the observed model.
-        chunk: the rows and their targets.
+        seen: the model, with hooks that record the inputs and outputs of its projections.
+        chunk: the rows and their targets (generated tokens).
         spec: gives the projections and the norm.
         seed: the gradient of each target at the final hidden state that predicts it, `[target, hidden]`.
         factors: for each layer, the factor L of the inputs of its projections, `[row, token, rank]`.
-        norms: the norms of all spans, `[place, layer, projection]`. `_measure_block` writes into it.
+        norms: the gradient norms, `[place, layer, projection]`; `Span.place` is the index in the first axis.
+            `_measure_block` writes into this tensor.
     """
 
     seen: Observed
@@ -168,9 +176,11 @@ class _Work:
 
 
 def _measure_block(work: _Work, block: Block, ranks: Tensor | None, tick: Tick) -> None:
-    """Write the norms of a block's spans into `work.norms`.
+    """Run the passes of one block: one forward pass, and all backward passes that share it.
 
-    Their effective ranks are written into `ranks`, which has the same shape, unless it is None.
+    The gradient norms are written into `work.norms`. The effective ranks of the gradients are written into `ranks`,
+    which has the same shape, unless `ranks` is None. `tick` is called with the number of results after each backward
+    pass.
     """
     seen, chunk, device = work.seen, work.chunk, work.chunk.rows.device
     rows = torch.tensor(block.rows, device=device)
@@ -200,14 +210,15 @@ def _write_norms(
     reach: int,
     ranks: Tensor | None,
 ) -> None:
-    """Write the norms, and the effective ranks if they are wanted, of some spans of one backward pass.
+    """Compute gradient norms from the result of one backward pass, and write them into `work.norms`.
 
     Args:
-        work: what the blocks share.
+        work: what all backward passes of the chunk share.
         gradients: the gradients Δ at the outputs of the projections' modules, `[row, token, features]`.
-        served: the rows of the backward pass and their spans.
-        reach: the number of positions that are used. Beyond it, the gradients of all these spans are 0.
-        ranks: where the effective ranks are written; None computes none.
+        served: pairs of a row of the backward pass and the span that was differentiated in this row. Only these rows
+            are used.
+        reach: the number of positions that are used. At later positions, the gradients in all these rows are 0.
+        ranks: the tensor into which the effective ranks of the gradients are written; None computes no ranks.
     """
     device = work.norms.device
     lanes, rows = [lane for lane, _ in served], [span.row for _, span in served]
@@ -234,23 +245,25 @@ def _write_norms(
 
 
 def _chosen(tensor: Tensor, indices: Sequence[int]) -> Tensor:
-    """Return some places of the first axis. A single place is a view, which copies nothing."""
+    """Return the entries of a tensor at some indices of the first axis. For a single index, nothing is copied."""
     if len(indices) == 1:
         return tensor[indices[0] : indices[0] + 1]
     return tensor[torch.tensor(indices, device=tensor.device)]
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """Return tensors of one shape on a new first axis. A single tensor is not copied."""
+    """Stack tensors of the same shape along a new first axis. A single tensor is not copied."""
     return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def _alike(deltas: Mapping[int, Tensor], factors: Mapping[int, Tensor]) -> Iterator[list[int]]:
-    """Yield groups of layers whose norms are computed at once. On a CPU each group is a single layer.
+    """Yield groups of layers whose norms can be computed at once. On a CPU each group is a single layer.
+
+    In a group, the tensors of all layers have the same shapes and are on the same device.
 
     Args:
-        deltas: the gradients Δ of each layer. In a group, all of them have the same shape and are on the same device.
-        factors: the factors L of each layer. In a group, they too have the same shape and are on the same device.
+        deltas: the gradients Δ of one projection, by the index of the layer.
+        factors: the factors L of this projection's inputs, by the index of the layer.
     """
     alike: dict[tuple[object, ...], list[int]] = {}
     for layer, delta in deltas.items():

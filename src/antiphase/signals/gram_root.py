@@ -13,7 +13,7 @@ R_k = X_k X_kᵀ.
 
 Error: a singular value σ ≥ 1e-6 ‖M‖_F counts with a relative error of 1e-5. A smaller σ counts as a number between 0
 and σ. So the error of a nuclear norm is less than n · 1e-6 · ‖M‖_F for n rows. On gradients of SmolLM2-135M the
-relative error was at most 1.3e-6, including that of the factors in `norms`. A limit below 1e-6 would lose digits:
+relative error was at most 1.3e-6, with the error of the factors in `norms`. A limit below 1e-6 would lose digits:
 rounding leaves R with eigenvalues near −1e-16, and they grow by 1.6e13, the square of the growth of a small σ.
 """
 
@@ -56,7 +56,7 @@ def trace_of_root(gram: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
 
 @cache
 def _coefficients() -> tuple[tuple[float, float, float], ...]:
-    """Return the numbers (a, b, c) of every step of the iteration.
+    """Return the numbers (a, b, c) for every step of the iteration that the docstring of the module explains.
 
     >>> len(_coefficients())
     12

@@ -30,11 +30,13 @@ _BLOCK_TOKENS = 2048
 def per_length(
     norms: Float[Tensor, "step layer projection"], steps: Int[Tensor, "target"]
 ) -> Float[Tensor, "step layer projection"]:
-    """Divide the norm of each step's summed gradient by n^0.9, where n is the number of its tokens.
+    """Divide the norm of each step's summed gradient by n^0.9, where n is the number of the step's tokens.
+
+    A step is a part of a rollout, such as a sentence.
 
     Args:
-        norms: the norms of the steps' summed gradients.
-        steps: the step of each target.
+        norms: the norm of each step's summed gradient.
+        steps: the step of each generated token.
 
     >>> [round(x, 6) for x in per_length(torch.ones(2, 1, 1), torch.tensor([0, 0, 0, 0, 1])).flatten().tolist()]
     [0.287175, 1.0]
@@ -44,13 +46,13 @@ def per_length(
 
 
 class StepFactors:
-    """Computes ‖Σ_{i∈k} δ_i a_iᵀ‖ of every step k from the terms δ_i a_iᵀ of its tokens.
+    """Computes the norm ‖Σ_{i∈k} δ_i a_iᵀ‖ of every step (sentence) k from the terms δ_i a_iᵀ of its tokens i.
 
     Here a_i is a projection's input at token i, and δ_i is the gradient at the projection's output. Steps of similar
     length are padded with zeros to the same length and computed together. The zeros add nothing to the sum.
 
     Args:
-        steps: the step of each target.
+        steps: the step of each target (generated token).
         num_steps: the number of steps. A step without targets has the norm 0.
         norm: the norm that is computed.
     """
@@ -73,9 +75,9 @@ class StepFactors:
     def norms(
         self, deltas: Sequence[Float[Tensor, "target rows"]], inputs: Sequence[Tensor], keys: tuple[int, ...]
     ) -> Float[Tensor, "layer step"]:
-        """Return the norm of every step's summed gradient, for one projection in several layers.
+        """Return the norm of the summed gradient of every step (sentence), for one projection in several layers.
 
-        This is the first result of `norms_and_ranks`, which explains the arguments.
+        `norms_and_ranks` explains the arguments. It returns the same norms, and the effective ranks too.
         """
         return self.norms_and_ranks(deltas, inputs, keys)[0]
 
@@ -84,16 +86,16 @@ class StepFactors:
     ) -> tuple[Float[Tensor, "layer step"], Float[Tensor, "layer step"]]:
         """Return the norms and effective ranks of every step's summed gradient, for one projection in several layers.
 
-        The rank is NaN for a step without targets, and if the singular values are not computed; see
-        `factored_norm_and_rank`. The layers are computed together because this keeps a GPU busy.
+        The rank of a step without targets is NaN. All ranks are NaN if the norm is computed without singular values;
+        see `factored_norm_and_rank`. The layers are computed together because this keeps a GPU busy.
 
         Args:
             deltas: for each layer, the gradients δ_i at the projection's outputs. The projection must have the same
                 number of outputs (rows) in all layers.
             inputs: for each layer, the projection's inputs a_i, `[target, columns]`.
-            keys: for each layer, a number that identifies its inputs. The results of `shared_factor` for these inputs
-                are kept until `forget` is called. Projections with the same inputs, such as Q, K and V, then use them
-                again if they are given the same keys.
+            keys: for each layer, a number that identifies its inputs. A part of the computation depends only on the
+                inputs. Its result is kept until `forget` is called, and used again in calls with the same keys, such
+                as those for Q, K and V, which have the same inputs.
         """
         delta = torch.stack(list(deltas))
         dtype = torch.promote_types(delta.dtype, torch.float32)
@@ -109,14 +111,14 @@ class StepFactors:
         return result, ranks
 
     def forget(self) -> None:
-        """Drop the factors that `norms` has kept."""
+        """Drop the results that earlier calls have kept for calls with the same `keys`."""
         self._factors.clear()
 
 
 def _bounds(longest: int) -> list[tuple[int, int]]:
-    """Return ranges (above, up to) of step lengths, within which steps are padded to the same length.
+    """Return ranges of step lengths as pairs (a, b), which mean a < length ≤ b. A step is padded to the length b.
 
-    The upper ends double from range to range, which gives both little padding and few blocks.
+    The upper end doubles from range to range. This gives little padding, and few ranges.
 
     >>> _bounds(10)
     [(0, 4), (4, 8), (8, 10)]

@@ -54,10 +54,10 @@ _CHUNK_ELEMENTS, _GPU_TIMES = 1 << 24, 8
 def last_layer(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Measure the strength of targets in the last attention layer, in the full context.
+    """Measure the gradient strength of targets (generated tokens) in the last attention layer, through all positions.
 
-    A target is a generated token; the chunk says which targets are to be measured. If the chunk has steps, their joint
-    strengths are measured too.
+    The chunk says which targets are to be measured. If the chunk has steps (sentences), their joint strengths are
+    measured too.
 
     Args:
         model: a Hugging Face causal LM without PEFT wrapper.
@@ -107,7 +107,17 @@ def _norms(
     hidden: Tensor,
     seed: Tensor,
 ) -> Float[Tensor, "measured projection"]:
-    """Return the norm of every measured target's gradient, for each chosen projection."""
+    """Return the norm of the gradient of every measured target (generated token), for each chosen projection.
+
+    Args:
+        seen: the model, with hooks that have recorded the inputs and outputs of its projections.
+        layer: the last attention layer.
+        call: the arguments and the output of the layer's attention.
+        chunk: the rows and their targets.
+        spec: gives the projections and the norm.
+        hidden: the final hidden states, with their autograd graph.
+        seed: the gradient of the sum of all targets at `hidden`.
+    """
     assert call.output is not None
     # The last layer may be on another device than the first one.
     chunk = chunk.on(call.output.device)
@@ -134,13 +144,15 @@ def _norms(
 
 @dataclass(frozen=True)
 class _KeyValue:
-    """Computes the norms of the K and V gradients, for a few targets of every row at a time.
+    """Computes the norms of the gradients at the projections K and V, for a few targets of every row at a time.
+
+    A target is a generated token.
 
     Args:
-        seen: the observed model.
-        layer: its last attention layer.
+        seen: the model, with hooks that have recorded the inputs and outputs of its projections.
+        layer: the last attention layer of the model.
         call: the arguments and the output of the layer's attention.
-        d_attended: the gradient at the output of the attention.
+        d_attended: the gradient of the sum of all targets at the output of the attention.
         spec: gives the norm.
     """
 
@@ -151,9 +163,9 @@ class _KeyValue:
     spec: SignalSpec
 
     def norms(self, chunk: Chunk) -> dict[ProjectionName, Float[Tensor, "measured"]]:
-        """Return the norms of the K gradients and those of the V gradients, for every measured target.
+        """Return, under the names `K` and `V`, the norm of every measured target's gradient at this projection.
 
-        If one weight computes keys and values, there is only K, and its gradient is the sum of both terms.
+        If one weight computes keys and values, there is only `K`. Its gradient is the sum of both terms.
         """
         measured = torch.nonzero(chunk.measured).flatten()
         rows, positions = chunk.rows[measured], chunk.columns[measured] - 1
@@ -188,11 +200,13 @@ class _KeyValue:
         return found | ({"V": torch.cat(values, 1)[rows, step_of]} if values else {})
 
     def _terms(self, columns: Tensor, seen: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the terms of the K and V gradients of some targets.
+        """Return three tensors from which the gradients of some targets at K and V are computed.
+
+        In the shapes, the axis `step` counts the targets of a row. It does not mean sentences here.
 
         Args:
-            columns: the positions of the targets, `[row, step]`.
-            seen: the number of positions that these targets see, which are the first ones.
+            columns: the positions that predict the targets, `[row, step]`.
+            seen: the number of positions, counted from the first one, that these targets see.
 
         Returns:
             The gradient at the attention's keys `[row, step, group, token, dim]`, the gradient u at the attention's
@@ -212,13 +226,15 @@ class _KeyValue:
         return torch.einsum("bgsit,bgsid->bigtd", gain, query), u, weights
 
     def _pull_back(self, terms: Sequence[Tensor], arguments: Sequence[Tensor], projection: Projection) -> Tensor:
-        """Return the gradient at the output of a projection, from those at the attention's arguments.
+        """Compute the gradient at the output of a projection from the gradient at the attention's keys or values.
+
+        In the shapes, the axis `step` counts the targets of a row.
 
         Args:
-            terms: the gradient at each argument at the first positions, `[row, step, group, seen, dim]`. It is zero at
-                the other positions.
-            arguments: the arguments of the attention that come from the projection: its keys, its values, or both.
-            projection: the projection that they come from.
+            terms: for each tensor in `arguments`, the gradient at its first positions,
+                `[row, step, group, seen, dim]`. At later positions the gradient is zero.
+            arguments: the keys or the values of the attention, or both. They are computed from the projection.
+            projection: the projection.
 
         Returns:
             The gradient at the projection's output, `[row, step, seen, features]`.
@@ -234,10 +250,15 @@ class _KeyValue:
         return projection.select(pulled.transpose(0, 1)[:, :, :seen])
 
     def _value_norm(self, u: Tensor, weights: Tensor, inputs: Tensor, factor: Tensor) -> Float[Tensor, "row step"]:
-        """Return the norms of the V gradients of some targets.
+        """Return the norm of the gradient at the projection V, for some targets of every row.
 
-        The arguments u and `weights` are those of `_terms`. The inputs of the projection and their factor are those of
-        the positions that these targets see.
+        In the shapes, the axis `step` counts the targets of a row.
+
+        Args:
+            u: the gradient at the attention's output, as `_terms` returns it.
+            weights: the attention weights, as `_terms` returns them.
+            inputs: the inputs of the projection at the positions that the targets see.
+            factor: the result of `shared_factor` for these inputs.
         """
         projection = self.layer.projections["V"]
         output = projection.select(self.seen.capture.outputs_of([projection.module])[0].detach())

@@ -5,9 +5,9 @@ merged. So the logits of the whole vocabulary are never needed at once. This is 
 (arXiv 1805.02867) with the sums that the other signals need.
 
 Let m be the greatest logit of a token's distribution, t_v = (z_v − m) / temperature, and S = Σ_v exp t_v. All sums but
-one leave out the place of m, whose summand is 1. Where one token is almost sure, all other summands are tiny, and a
-sum in float32 that contained the 1 would lose them. With R = S − 1, no formula below is a difference of nearly equal
-numbers:
+one leave out the token with the logit m, whose summand is 1. Where one token is almost sure, all other summands are
+tiny, and a sum in float32 that contained the 1 would lose them. With R = S − 1, no formula below is a difference of
+nearly equal numbers:
 
     ln S = log1p(R),   H = log1p(R) − (Σ_v t_v exp t_v) / (1 + R).
 
@@ -36,14 +36,14 @@ _LOWEST = -1e6
 
 @dataclass(frozen=True)
 class LogitSums:
-    """Sums over the logits of each target, over the whole vocabulary or over a part of it.
+    """Sums over the logits z_v of each target (generated token), over a part of the vocabulary or all of it.
 
-    m is the greatest logit of the part, and t_v = (z_v − m) / temperature.
+    Let m be the greatest logit of the part, and t_v = (z_v − m) / temperature.
 
     Args:
         greatest: m.
-        rest: Σ exp t_v over all tokens of the part but the one at which m was found.
-        squares: Σ (exp t_v)² over the same tokens.
+        rest: Σ exp t_v over all tokens of the part except the one with the logit m.
+        squares: Σ (exp t_v)² over the same tokens as `rest`.
         moment: Σ t_v exp t_v over all tokens of the part.
         total: Σ t_v over all tokens of the part.
         chosen: the logit z_y of the target token; NaN if the part does not contain it.
@@ -59,7 +59,7 @@ class LogitSums:
     size: int
 
     def merged(self, other: "LogitSums", temperature: float) -> "LogitSums":
-        """Return the sums over this part of the vocabulary and another one together."""
+        """Return the sums over two parts of the vocabulary together: the part of `self` and the part of `other`."""
         greatest = torch.maximum(self.greatest, other.greatest)
         # What is added to t when it is counted from the greater m; −inf if all logits of a part are −inf.
         here, there = (
@@ -83,7 +83,7 @@ class LogitSums:
         )
 
     def log_sum(self) -> Tensor:
-        """Return ln Σ_v exp t_v."""
+        """Return ln Σ_v exp t_v for each target. The docstring of the class explains t_v."""
         return self.rest.log1p()
 
     def entropy(self) -> Tensor:
@@ -91,7 +91,12 @@ class LogitSums:
         return self.log_sum() - self.moment / (1 + self.rest)
 
     def logprob_of(self, logits: Tensor, temperature: float) -> Tensor:
-        """Return the log-probabilities of tokens with the given logits `[target, ...]`, in the logits' order."""
+        """Return the log-probability that belongs to each of the given logits, in the shape of `logits`.
+
+        Args:
+            logits: raw logits of some tokens, `[target, ...]`.
+            temperature: the logits are divided by it.
+        """
         shape = (-1, *(1,) * (logits.ndim - 1))
         return (logits - self.greatest.view(shape)) / temperature - self.log_sum().view(shape)
 
@@ -105,7 +110,7 @@ class LogitSums:
         return (self.rest - lower.expm1()) / (1 + self.rest)
 
     def logprob_control(self, temperature: float) -> Tensor:
-        """Return ‖∂ ln p_y / ∂z‖ · temperature = √((1 − p_y)² + Σ_{v≠y} p_v²)."""
+        """Return √((1 − p_y)² + Σ_{v≠y} p_v²) for each target token y. It equals ‖∂ ln p_y / ∂z‖ · temperature."""
         lower = (self.chosen - self.greatest) / temperature
         squares = (self.squares - (2 * lower).expm1()) / (1 + self.rest) ** 2
         return (self.rest_of_chosen(temperature) ** 2 + squares).sqrt()
@@ -120,7 +125,7 @@ class LogitSums:
 
 
 def joined_sums(parts: list[LogitSums]) -> LogitSums:
-    """Return the sums of targets (generated tokens) that follow one another."""
+    """Concatenate the sums of successive targets (generated tokens)."""
     names = [field.name for field in fields(LogitSums) if field.name != "size"]
     return LogitSums(
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in names}, size=parts[0].size
@@ -130,11 +135,11 @@ def joined_sums(parts: list[LogitSums]) -> LogitSums:
 def sums_of(
     logits: Float[Tensor, "target part"], token_ids: Int[Tensor, "target"], temperature: float, first: int = 0
 ) -> LogitSums:
-    """Return the sums over one tile of logits.
+    """Return the sums over one tile: the logits of some consecutive tokens of the vocabulary, for each target.
 
     Args:
-        logits: the logits of some consecutive tokens of the vocabulary, for each target. They are not changed.
-        token_ids: the target tokens.
+        logits: the tile. It is not changed.
+        token_ids: the ids of the targets (generated tokens).
         temperature: the logits are divided by it.
         first: the id of the first token of the tile.
 
@@ -169,12 +174,12 @@ def shifted_logits(rows: Tensor, greatest: Tensor, temperature: float) -> Tensor
 
 
 def _block_sums(rows: Tensor, greatest: Tensor, place: Tensor, temperature: float) -> tuple[Tensor, ...]:
-    """Return `rest`, `squares`, `moment` and `total` of `LogitSums` for some rows of a tile.
+    """Return the fields `rest`, `squares`, `moment` and `total` of `LogitSums` for some rows of logits.
 
     Args:
-        rows: the logits.
+        rows: the logits, one row for each target (generated token).
         greatest: the greatest logit of each row, `[row, 1]`.
-        place: the place of the greatest logit in each row, `[row, 1]`.
+        place: the column of the greatest logit in each row, `[row, 1]`.
         temperature: the logits are divided by it.
     """
     shifted = shifted_logits(rows, greatest, temperature)
@@ -190,9 +195,10 @@ def _block_sums(rows: Tensor, greatest: Tensor, place: Tensor, temperature: floa
 
 
 def _greatest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the greatest logit of each row and its place, `[target, 1]` each.
+    """Return (the greatest logit of each row, its column index), `[target, 1]` each.
 
-    PyTorch's `max` with places takes ten times as long as `amax` on a CPU. So the maxima of 64 columns come first.
+    On a CPU, PyTorch's `max` with indices takes ten times as long as `amax` without them. So the logits are first
+    reduced by `amax` to 64 columns, and only the best column is searched for the index.
     """
     num_rows, width = logits.shape
     if width % _COLUMNS or width == _COLUMNS or not num_rows:

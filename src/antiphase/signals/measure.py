@@ -34,7 +34,9 @@ _APART: MutableMapping[nn.Module, set[str]] = WeakKeyDictionary()
 
 
 def chosen_layers(model: nn.Module, spec: SignalSpec) -> tuple[AttentionLayer, ...]:
-    """Return the attention layers that a spec names. For the estimator `last`, `all` means the last layer alone.
+    """Return the attention layers that the option `spec.layers` names.
+
+    If the estimator is `last`, `all` means the last layer alone.
 
     Raises:
         UnsupportedModelError: the model has no attention projections that antiphase knows, or a named layer has no
@@ -88,10 +90,10 @@ def token_signals(
         model: a Hugging Face causal LM, with or without PEFT wrapper, on any device and in any floating dtype.
         batch: the rollouts, padded on either side; only the tokens of `completion_mask` are measured.
         spec: the options of the measurement; the default is the estimator `own` on all layers.
-        steps: the step of every completion token, counted from 0 in each rollout (see `antiphase.steps`); values at
-            other positions are not read.
-        progress: a function that is called during the measurement, with the number of targets and joint steps that
-            were measured since its last call.
+        steps: the step (sentence) of every completion token, counted from 0 in each rollout (see `antiphase.steps`);
+            values at other positions are not read. None measures no steps.
+        progress: a function that is called during the measurement, with the number of tokens and steps that were
+            measured since its last call.
 
     Returns:
         The signals at the positions of `batch` and on its device, in float32 or wider; NaN outside the completions.
@@ -107,7 +109,7 @@ def token_signals(
     The measurement leaves the model as it was: parameters, `.grad`, hooks, attention implementation, training mode and
     the state of the random generators.
 
-    Cost: that of the estimator. The memory is that of the rollouts that run together (see `token_budget`).
+    Cost: see the estimators. The rollouts that run together determine the memory (see `token_budget`).
     """
     spec = spec or SignalSpec()
     model = unwrap(model)
@@ -174,7 +176,10 @@ def _measure(
 def _chunks(
     model: nn.Module, rows: Sequence[Row], spec: SignalSpec, device: torch.device
 ) -> Iterator[tuple[list[Row], Chunk]]:
-    """Yield chunks with their rows. They are made so that the results for a row do not depend on the other rows."""
+    """Yield chunks (rollouts that run together), each with the list of its rows.
+
+    The results for a row do not depend on which other rows are in its chunk.
+    """
     switch = rope_switch(cast(Any, model).config.get_text_config())
     within, beyond = list(rows), []
     if switch is not None:

@@ -10,8 +10,8 @@ Nuclear norms are computed from the eigenvalues of the smaller Gram matrix in fl
 on real float32 gradients. With a Gram matrix in float32 it would be 1e-2. The Gram matrix contains squares, which lose
 half of the digits. So for float64 input the singular values are computed instead.
 
-A GPU that multiplies float64 matrices fast would mostly wait for eigenvalue and QR solvers. On such a GPU, the sum of
-the roots is computed by matrix products (`gram_root`), and L by a Cholesky decomposition of A Aᵀ.
+A GPU that multiplies float64 matrices fast would mostly wait for eigenvalue and QR solvers. On such a GPU, nuclear
+norms are computed by matrix products (`gram_root`), and L by a Cholesky decomposition of A Aᵀ.
 """
 
 from functools import cache
@@ -40,16 +40,20 @@ def _wide(x: Tensor) -> Tensor:
 
 @cache
 def _multiplies_double(device: torch.device) -> bool:
-    """Return whether matrix products in float64 are much faster on the device than its solvers."""
+    """Return whether the device multiplies float64 matrices much faster than it finds eigenvalues or QR factors.
+
+    This is so on some NVIDIA GPUs.
+    """
     if device.type != "cuda" or not torch.cuda.is_available():
         return False
     return torch.cuda.get_device_capability(device) in _FAST_DOUBLE
 
 
 def nuclear_norm(matrix: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch"]:
-    """Return the nuclear norm, which is the sum of the singular values.
+    """Return the nuclear norm of each matrix, which is the sum of its singular values.
 
-    Cost: one Gram product and one `eigvalsh` of its smaller side, or `trace_of_root`; `svdvals` for float64 input.
+    Cost: one `svdvals` for float64 input. For other input, one product (the smaller of the two Gram matrices), and its
+    `eigvalsh`, or `trace_of_root` on some GPUs.
 
     >>> nuclear_norm(torch.tensor([[3.0, 0.0], [0.0, 4.0]])).item()
     7.0
@@ -75,9 +79,10 @@ def effective_rank(values: Float[Tensor, "*batch value"]) -> Float[Tensor, "*bat
 
 
 def _gram_nuclear_norm(wide: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the nuclear norm of float64 matrices from the eigenvalues of their smaller Gram matrix.
+    """Return (the nuclear norm, the singular values) of each float64 matrix.
 
-    The second value is the singular values, up to a common factor. It is None if the norm is computed without them.
+    The singular values of a matrix are all divided by the same positive number. They are None if the norm is computed
+    without them. The norm is computed from the smaller of the two Gram matrices M Mᵀ and Mᵀ M.
     """
     gram = _gram(wide if wide.shape[-2] <= wide.shape[-1] else wide.mT)
     if _multiplies_double(gram.device):
@@ -92,10 +97,11 @@ def _gram_nuclear_norm(wide: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _product(delta: Tensor, factor: Tensor) -> Tensor:
-    """Return Δᵀ L in float64.
+    """Return Δᵀ L as a float64 tensor, where Δ is `delta` and L is `factor`.
 
-    On a CPU, float32 gradients are multiplied in float32, which takes half of the time. Its rounding is that of the
-    gradient G itself, which the oracle computes in float32 too. Other devices may round float32 products more (TF32).
+    On a CPU, float32 gradients are multiplied in float32, which takes half of the time. This adds no more rounding
+    than the oracle has, which computes the weight gradient in float32 too. Other devices may round float32 products
+    more (TF32), so they multiply in float64.
     """
     if delta.device.type == "cpu" and delta.dtype == torch.float32:
         return (delta.mT @ factor.float()).double()
@@ -103,9 +109,10 @@ def _product(delta: Tensor, factor: Tensor) -> Tensor:
 
 
 def _gram(wide: Tensor) -> Tensor:
-    """Return M Mᵀ. If M is large and on a CPU, only the blocks on and below the diagonal are computed.
+    """Return the Gram matrix M Mᵀ of each matrix M in `wide`.
 
-    The eigenvalue solver reads nothing above the diagonal. The blocks there are 0.
+    If M is large and on a CPU, only the blocks on and below the diagonal are computed. The blocks above it are 0. The
+    eigenvalue solver does not read them.
     """
     num_rows = wide.shape[-2]
     if wide.device.type != "cpu" or num_rows < _LEAST_ROWS_IN_BLOCKS or _multiplies_double(wide.device):
@@ -118,7 +125,10 @@ def _gram(wide: Tensor) -> Tensor:
 
 
 def matrix_norm(matrix: Float[Tensor, "*batch rows columns"], norm: Norm) -> Float[Tensor, "*batch"]:
-    """Return the chosen norm of matrices that are given in full."""
+    """Return the chosen norm (nuclear, Frobenius or entrywise L1) of each matrix.
+
+    Other functions of this module need only factors of a matrix. This one needs the matrix itself.
+    """
     if norm == "nuclear":
         return nuclear_norm(matrix)
     if norm == "frobenius":
@@ -135,16 +145,16 @@ def rank_one_norm(
     Args:
         delta: the vectors δ.
         inputs: the vectors a.
-        norm: the norm.
+        norm: the norm to compute.
     """
     return vector_norm(delta, norm) * vector_norm(inputs, norm)
 
 
 def vector_norm(vectors: Float[Tensor, "*batch value"], norm: Norm) -> Float[Tensor, "*batch"]:
-    """Return the norm of vectors with which the norm of a rank-one matrix is a product; see `rank_one_norm`.
+    """Return the Euclidean norm of each vector; for `l1`, return the sum of its absolute values.
 
-    It is the Euclidean norm for every unitarily invariant norm, and the sum of the absolute values for the entrywise
-    L1 norm. It is accumulated in float32 or wider.
+    With these norms, the matrix norm `norm` of a rank-one matrix δ aᵀ is the product of the norms of δ and a. They are
+    accumulated in float32 or wider.
     """
     dtype = torch.promote_types(vectors.dtype, torch.float32)
     result: Tensor = torch.linalg.vector_norm(vectors, 1 if norm == "l1" else 2, dim=-1, dtype=dtype)
@@ -152,11 +162,11 @@ def vector_norm(vectors: Float[Tensor, "*batch value"], norm: Norm) -> Float[Ten
 
 
 def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> Float[Tensor, "batch token rank"]:
-    """Return L of the decomposition A = L Q, where the rows of Q are orthonormal; it is in float32 or wider.
+    """Return the factor L of the decomposition A = L Q, where the rows of Q are orthonormal.
 
-    For every target with the gradients Δ, ‖Δᵀ A‖ = ‖Δᵀ L‖, so one L serves all targets of a sequence. L is zero above
-    its diagonal, so its first t rows are the factor of the first t inputs. The entrywise L1 norm has no such factor;
-    A itself is returned for it.
+    ‖Δᵀ A‖ = ‖Δᵀ L‖ for all gradients Δ at the projection's outputs, so one L serves all targets of a sequence. L is
+    zero above its diagonal, so its first t rows are the factor of the first t inputs. L is in float32 or wider. The
+    entrywise L1 norm has no such factor; A itself is returned for it.
 
     Args:
         inputs: the inputs A of a projection, one row for each token.
@@ -177,20 +187,21 @@ def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> F
 def leading(
     factor: Float[Tensor, "*batch token rank"], num_tokens: int, norm: Norm
 ) -> Float[Tensor, "*batch few less"]:
-    """Return the factor of the first tokens alone, from the result of `shared_factor` for all tokens.
+    """Return the factor L of the first `num_tokens` tokens of a sequence.
 
-    L is zero above its diagonal. So the factor of the first t tokens has t columns, or fewer if L itself has fewer.
+    It is a part of `factor`, the result of `shared_factor` for all tokens. L is zero above its diagonal, so the part
+    for t tokens needs only t columns, or fewer if L itself has fewer.
     """
     first = factor[..., :num_tokens, :]
     return first if norm == "l1" else first[..., :num_tokens]
 
 
 def _cholesky_factor(inputs: Tensor) -> Tensor | None:
-    """Return L with L Lᵀ = A Aᵀ + s, for inputs A; None if the decomposition fails.
+    """Return the lower triangular L with L Lᵀ = A Aᵀ + s·1, for inputs A; None if the decomposition fails.
 
-    The small shift s makes the decomposition possible if A Aᵀ is singular. It is singular, for example, in the first
-    layer, where repeated tokens have equal inputs. The shift adds at most √s · ‖Δ‖_* to a nuclear norm, which is
-    3e-7 ‖A‖_F ‖Δ‖_* for 32 tokens.
+    The small number s makes the decomposition possible if A Aᵀ is singular. It is singular, for example, in the first
+    layer, where repeated tokens have equal inputs. The error of a nuclear norm ‖Δᵀ A‖_* that is computed with L is at
+    most √s · ‖Δ‖_*. For 32 tokens, this is 3e-7 ‖A‖_F ‖Δ‖_*.
     """
     gram = inputs @ inputs.mT
     least = 8 * inputs.shape[-2] * torch.finfo(gram.dtype).eps
@@ -204,10 +215,10 @@ def _cholesky_factor(inputs: Tensor) -> Tensor | None:
 def factored_norm(
     delta: Float[Tensor, "*#batch token rows"], factor: Float[Tensor, "*#batch token rank"], norm: Norm
 ) -> Float[Tensor, "*#batch"]:
-    """Return the norm ‖Δᵀ A‖ from Δ and the shared factor of A.
+    """Return the norm ‖Δᵀ A‖ of a weight gradient from Δ and the factor of A.
 
     Args:
-        delta: the gradients Δ at the projection's outputs, one matrix per target.
+        delta: the gradients Δ at the projection's outputs, one matrix for each target (generated token).
         factor: the result of `shared_factor` for the inputs A of the same tokens.
         norm: the norm that was given to `shared_factor`.
     """
@@ -217,17 +228,21 @@ def factored_norm(
 def factored_norm_and_rank(
     delta: Float[Tensor, "*#batch token rows"], factor: Float[Tensor, "*#batch token rank"], norm: Norm
 ) -> tuple[Float[Tensor, "*#batch"], Float[Tensor, "*#batch"]]:
-    """Return `factored_norm` of the matrices Δᵀ A, and their `effective_rank`.
+    """Return (the norm, the effective rank) of each weight gradient Δᵀ A.
 
-    The rank is read from the singular values that the nuclear norm needs. It is NaN if they are not computed: for the
-    other norms, and on a GPU on which the nuclear norm comes from matrix products.
+    The arguments are those of `factored_norm`. The rank is computed from the singular values that the nuclear norm
+    needs. It is NaN for the other norms, and on a GPU that computes the nuclear norm without singular values.
     """
     value, values = _factored(delta, factor, norm)
     return value, torch.full_like(value, torch.nan) if values is None else effective_rank(values).to(value)
 
 
 def _factored(delta: Tensor, factor: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None]:
-    """Return the result of `factored_norm`, and the singular values up to a common factor if they were computed."""
+    """Return (the norm, the singular values) of each weight gradient Δᵀ A. The arguments are those of `factored_norm`.
+
+    The singular values of a matrix may all be divided by the same positive number. They are None if the norm is
+    computed without them.
+    """
     if norm == "l1":
         return (delta.to(factor.dtype).mT @ factor).abs().sum((-2, -1)), None
     product, values = _product(delta, factor), None

@@ -1,4 +1,4 @@
-"""The definition of gradient strength, slow and obvious: one ordinary backward pass per token, then singular values.
+"""Compute gradient strength by its definition, slowly: one ordinary backward pass per token, then singular values.
 
 `oracle` takes ∂target_i/∂W through the whole sequence. `full` and `last` compute the same quantity fast. `oracle_own`
 takes the keys and values of earlier positions from a cache without gradient. `own` computes the same quantity fast.
@@ -41,8 +41,8 @@ class _Seen:
 
     Args:
         logits: the logits `[vocab]`.
-        hidden: the final hidden state `[hidden]` that gave them.
-        before_norm: this state before the last normalisation layer; None if the model has none.
+        hidden: the final hidden state `[hidden]`, from which the head computed the logits.
+        before_norm: the state before the last normalisation layer; None if the model has no such layer.
     """
 
     logits: Tensor
@@ -55,10 +55,15 @@ def oracle(
 ) -> ChunkSignals:
     """Measure the strength of targets (generated tokens), and the joint strength of every step, by the definition.
 
-    The chunk says which targets are to be measured. Autograd gives the gradients at the weights, and `svdvals` their
-    singular values. The gradient of a step is the sum of the gradients of its targets, which are taken one by one. All
-    estimators have the same arguments: the model, the attention layers to measure, the rows with their targets, the
-    options, and a function that is called with the number of targets that were measured since its last call.
+    Autograd gives the gradients at the weights, and `svdvals` their singular values. The gradient of a step (sentence)
+    is the sum of the gradients of its targets, which are computed one by one.
+
+    Args:
+        model: a Hugging Face causal LM without PEFT wrapper.
+        layers: the attention layers to measure.
+        chunk: the rows and their targets. It says which targets are to be measured.
+        spec: gives the projections, the norm, the target and the temperature.
+        tick: a function that is called with the number of targets and steps that were measured since its last call.
 
     Cost: per target, one backward pass to all chosen weights, and the singular values of their gradients.
 
@@ -79,9 +84,10 @@ def oracle(
 def oracle_own(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Measure the same strengths as `oracle`, but take the keys and values of earlier positions from a cache.
+    """Measure what `oracle` measures, but treat the keys and values of earlier positions as constants.
 
-    The cache has no gradient, so only the term of each token's own position remains.
+    They come from a cache without gradient. So the gradient of a token consists only of the term of its own position.
+    The arguments are those of `oracle`.
     """
 
     def row_logits(token_ids: Tensor, columns: Tensor) -> Iterator[_Seen]:
@@ -100,7 +106,7 @@ def oracle_own(
 
 
 def _cache_of(model: nn.Module, output: Any) -> Any:
-    """Return the cache in a model's output.
+    """Return the cache of keys and values in the output of a model.
 
     Raises:
         UnsupportedModelError: the model keeps its states inside itself, so its output has no cache.
@@ -122,7 +128,17 @@ def _measure(
     row_logits: Callable[[Tensor, Tensor], Iterator[_Seen]],
     tick: Tick,
 ) -> ChunkSignals:
-    """Measure a chunk; `row_logits` yields what the model computed before each target of a row."""
+    """Measure the targets (generated tokens) and the steps of a chunk. The two oracles differ only in `row_logits`.
+
+    Args:
+        model: the model.
+        layers: the attention layers to measure.
+        chunk: the rows and their targets.
+        spec: the options of the measurement.
+        row_logits: a function of the token ids of a row and the columns of its targets. For each target, it yields
+            what the model computed at the position that predicts the target.
+        tick: a function that is called with the number of targets and steps that were measured since its last call.
+    """
     modules = modules_of(layers, spec.projections)
     weights = [_weight(module) for module in modules]
     place = {module: index for index, module in enumerate(modules)}
@@ -178,7 +194,7 @@ def _measure(
 
 
 def _gradients(value: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the gradients of one target at the weights.
+    """Return the gradient of `value`, a logit or log-probability of one token, at each of the weights.
 
     Raises:
         UnsupportedModelError: the cache of the model holds a state that is changed in place, such as that of Mamba.
@@ -195,7 +211,7 @@ def _gradients(value: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _head(model: nn.Module, seen: _Seen, token_id: Tensor, spec: SignalSpec) -> HeadSignals:
-    """Return the signals of one target that are computed from its logits."""
+    """Return the signals of one target (generated token) that are computed from its logits, such as the entropy."""
     logits = seen.logits.detach()[None]
     entropy, logprob, control = logit_statistics(logits, token_id[None], spec.temperature)
     before = None if seen.before_norm is None else seen.before_norm[None]
@@ -205,7 +221,7 @@ def _head(model: nn.Module, seen: _Seen, token_id: Tensor, spec: SignalSpec) -> 
 
 
 def _joined(heads: Sequence[HeadSignals]) -> HeadSignals:
-    """Concatenate the signals of successive targets."""
+    """Concatenate the signals of successive targets (generated tokens)."""
 
     def of(name: str, owners: Sequence[object]) -> Tensor:
         return torch.cat([getattr(owner, name) for owner in owners])
@@ -233,7 +249,10 @@ def _first(logits: Tensor, spec: SignalSpec) -> Alternatives | None:
 
 
 def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> tuple[Any, Tensor, Tensor | None]:
-    """Run the model, and return (its output, the final hidden states, these states before the last normalisation)."""
+    """Run the model, and return (its output, the final hidden states, the states before the last normalisation layer).
+
+    The last value is None if the model has no such layer. `options` are further arguments of the model's forward.
+    """
     options = {"attention_mask": torch.ones_like(token_ids), **options}
     seen: list[Tensor] = []
     handle = backbone(model).register_forward_hook(lambda _, __, output: seen.append(output.last_hidden_state))
@@ -250,7 +269,7 @@ def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> tuple[Any, Tens
 
 
 def _base(module: nn.Module) -> nn.Module:
-    """Return the module inside a LoRA wrapper, or the module itself."""
+    """Return the module that a LoRA wrapper wraps. A module that is no wrapper is returned itself."""
     # A LoRA wrapper adds BA to its base weight W. The gradient at W + BA equals the gradient at W.
     return dict(module.named_children()).get("base_layer", module)
 
@@ -275,7 +294,7 @@ def _weight(module: nn.Module) -> Tensor:
 
 @contextlib.contextmanager
 def _differentiable(weights: Sequence[Tensor]) -> Iterator[None]:
-    """Let the weights require gradients inside the block, and restore their flags afterwards."""
+    """Let the weights require gradients inside a `with` block. Afterwards, restore `requires_grad` of each weight."""
     before = [weight.requires_grad for weight in weights]
     try:
         for weight in weights:
@@ -288,7 +307,13 @@ def _differentiable(weights: Sequence[Tensor]) -> Iterator[None]:
 
 
 def _norm(projection: Projection, gradient: Tensor, norm: Norm) -> Tensor:
-    """Return the norm of one projection's part of the gradient at a module's weight."""
+    """Return the norm of the gradient of one projection.
+
+    Args:
+        projection: the projection. A fused module computes several projections.
+        gradient: the gradient at the whole weight of the projection's module.
+        norm: the norm to compute.
+    """
     gradient = _part(projection, gradient)
     if norm == "l1":
         return gradient.abs().sum()
@@ -299,13 +324,19 @@ def _norm(projection: Projection, gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def _rank(projection: Projection, gradient: Tensor, norm: Norm) -> Tensor:
-    """Return the effective rank of one projection's part of the gradient; NaN if the norm is not nuclear."""
+    """Return the effective rank of the gradient of one projection; NaN if the norm is not nuclear.
+
+    The arguments are those of `_norm`.
+    """
     rank = effective_rank(torch.linalg.svdvals(_part(projection, gradient)))
     return rank if norm == "nuclear" else torch.full_like(rank, torch.nan)
 
 
 def _part(projection: Projection, gradient: Tensor) -> Tensor:
-    """Return one projection's part of the gradient at a module's weight, in float32 or wider."""
+    """Return the part of a module's weight gradient that belongs to one projection, in float32 or wider.
+
+    A fused module computes several projections. Each of them has some of the features of its weight.
+    """
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     if projection.features is not None:
         # The weight of Linear is [features, inputs]; that of GPT-2's Conv1D is the transpose.

@@ -18,7 +18,10 @@ from antiphase.models.architecture import backbone
 
 @dataclass
 class _BackboneOutput(ModelOutput):  # type: ignore[misc]
-    """The output of the stand-in for the backbone: the final hidden states, and None for all other attributes."""
+    """The output of the function that replaces the model's backbone: given final hidden states.
+
+    Every other attribute that the model may read is None.
+    """
 
     last_hidden_state: Tensor | None = None
 

@@ -2,7 +2,7 @@
 
 The gradient of a target z_i at a weight is a sum over positions t. This estimator keeps only the term t = i. For this,
 the keys and values of other positions are treated as constants. Then position i affects only z_i, and the backward
-pass of Σ_i z_i keeps the targets separate: the gradient δ_i at the output of a projection at position i is that of z_i
+pass of Σ_i z_i keeps the targets separate: the gradient δ_i at the output of a projection at position i belongs to z_i
 alone. With a_i, the input of the projection at position i, the term is
 
     G_i^own = δ_i a_iᵀ,   ‖G_i^own‖ = ‖δ_i‖ ‖a_i‖   (rank one: nuclear = Frobenius = spectral).
@@ -37,10 +37,11 @@ from antiphase.signals.passes import run_in_passes
 def own(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Measure the strength of every target of a chunk that is to be measured, by its own-position term.
+    """Measure the gradient strength of targets (generated tokens), and count only each target's own position.
 
-    A target is a generated token. The own-position term is the part of its gradient that reaches the weights through
-    the position that predicts the token. If the chunk has steps, their joint strengths are measured too.
+    The gradient of a target at the weights is a sum over positions. Only the term of the position that predicts the
+    target is counted. The chunk says which targets are measured. If it has steps (sentences), their joint strengths
+    are measured too.
 
     Args:
         model: a Hugging Face causal LM without PEFT wrapper, whose attention uses transformers' AttentionInterface.
@@ -63,7 +64,13 @@ def own(
     backward = OwnBackward(layers, spec, keep_inputs=chunk.steps is not None)
 
     def measure(part: Chunk, hidden: Tensor, trace: AttentionTrace) -> ChunkSignals:
-        """Measure the targets (generated tokens) of one pass over some positions of the rows."""
+        """Measure the targets (generated tokens) of one pass over some positions of the rows.
+
+        Args:
+            part: the rows of the pass and their targets.
+            hidden: the final hidden states of the pass.
+            trace: the recorded attention calls of the pass.
+        """
         check_frozen(model, trace)
         head = head_of_targets(seen, part, spec, hidden, want_seed=True)
         strength, joint, ranks = backward.run(part, hidden, seed_of(head, part, hidden))
@@ -77,10 +84,10 @@ def own(
 
 
 def head_of_targets(seen: Observed, chunk: Chunk, spec: SignalSpec, hidden: Tensor, *, want_seed: bool) -> HeadSignals:
-    """Return the signals of every target (generated token) that are computed from its logits.
+    """Return the signals of every target (generated token) that are computed from its logits, such as the entropy.
 
     Args:
-        seen: the observed model.
+        seen: the model, with hooks that record the inputs and outputs of its projections.
         chunk: the rows and their targets.
         spec: gives the temperature, the target and the number of alternatives.
         hidden: the final hidden states, `[row, token, hidden]`.
@@ -99,7 +106,10 @@ def head_of_targets(seen: Observed, chunk: Chunk, spec: SignalSpec, hidden: Tens
 
 
 def check_frozen(model: nn.Module, trace: AttentionTrace) -> None:
-    """Raise UnsupportedModelError unless every attention layer of the model used the frozen attention."""
+    """Raise UnsupportedModelError unless every attention layer of the model used the frozen attention.
+
+    `trace` tells which layers did so in a forward pass.
+    """
     for layer in find_attention(model):
         if layer.module not in trace.called:
             raise UnsupportedModelError(
@@ -109,9 +119,15 @@ def check_frozen(model: nn.Module, trace: AttentionTrace) -> None:
 
 
 def seed_of(head: HeadSignals, chunk: Chunk, hidden: Tensor) -> Tensor:
-    """Return the gradient of the sum of all needed targets at the final hidden states, `[row, token, hidden]`.
+    """Return the gradient with which the backward pass through the network starts, `[row, token, hidden]`.
 
-    Each target's gradient (its seed) stands at the position that predicts the target. All other positions are 0.
+    It is the gradient, at the final hidden states, of the sum of all targets (generated tokens) whose gradient is
+    needed. It is 0 at all positions that predict no such target.
+
+    Args:
+        head: the result of the output head. It holds the gradient of each target at the state that predicts it.
+        chunk: the rows and their targets.
+        hidden: the final hidden states.
     """
     assert head.seed is not None
     seed = torch.zeros_like(hidden)

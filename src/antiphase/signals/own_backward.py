@@ -4,8 +4,9 @@ For a projection with the inputs a_i and the gradients δ_i at its outputs, `own
 So a forward hook replaces each input by its norms, and a hook on each output replaces its gradient by its norms during
 the backward pass. Neither inputs, nor outputs, nor gradients of all layers are kept at the same time.
 
-The joint strength of a step needs the vectors themselves. Then the inputs are kept until the backward pass has reached
-their layer, and the gradients until the joint strengths of their layer are computed.
+The joint strength of a step (sentence) needs the vectors a_i and δ_i themselves. If joint strengths are wanted, the
+inputs of a layer are kept until the backward pass has reached the layer. The gradients are kept until the joint
+strengths of the layer are computed.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ _GROUP_ELEMENTS = 1 << 28
 
 
 class OwnBackward(Capture):
-    """Keeps of a forward pass what `own` needs, and measures the layers in the backward pass.
+    """Records what the estimator `own` needs of a forward pass, and measures the layers in the backward pass.
 
     Args:
         layers: the attention layers to measure.
@@ -55,9 +56,9 @@ class OwnBackward(Capture):
         self.layer_pass: _LayerPass | None = None
 
     def keep(self, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
-        """Keep the norms of the input of a projection module, and watch for the gradient at its output.
+        """Keep the norms of the input of a projection module, and add a hook for the gradient at its output.
 
-        The outputs of the first observed layer are kept, since the backward pass ends there.
+        The outputs of the first observed layer are kept themselves, since the backward pass ends there.
         """
         if not torch.is_grad_enabled():
             return
@@ -96,8 +97,8 @@ class OwnBackward(Capture):
             seed: the gradient of the sum of all needed targets at the hidden states.
 
         Returns:
-            The strengths of the targets to be measured, then the joint strength and the effective rank of every step.
-            The last two are None if the chunk has no steps.
+            (the strengths of the targets to be measured, the joint strength of every step, the effective rank of every
+            step's gradient). The last two are None if the chunk has no steps (sentences).
 
         Raises:
             UnsupportedModelError: positions influence each other outside the attention, or no gradient reaches a
@@ -116,10 +117,10 @@ class OwnBackward(Capture):
 
 
 class _LayerPass:
-    """What one backward pass has measured so far.
+    """Collects what one backward pass measures, layer after layer.
 
     Args:
-        kept: what was kept of the forward pass.
+        kept: what the hooks have kept of the forward pass.
         chunk: the rows and their targets.
         hidden: the final hidden states.
     """
@@ -137,13 +138,21 @@ class _LayerPass:
         self.joints: dict[int, Tensor] = {}
 
     def _on(self, device: torch.device) -> "_Places":
-        """Return the places of the targets on a device. The layers of a model may be on several devices."""
+        """Return the indices of the targets (generated tokens) as tensors on a device.
+
+        The layers of a model may be on several devices.
+        """
         if device not in self.places:
             self.places[device] = _Places(self.chunk, self.spec, device)
         return self.places[device]
 
     def arrived(self, module: nn.Module, gradient: Float[Tensor, "row token features"]) -> None:
-        """Measure the projections of a module from the gradient at its output."""
+        """Measure the projections that a module computes. The backward pass has just reached the module's output.
+
+        Args:
+            module: the module.
+            gradient: the gradient at its output.
+        """
         for place, name, projection in self.kept.measured[module]:
             delta = projection.select(gradient)
             here = self._on(delta.device)
@@ -164,7 +173,13 @@ class _LayerPass:
                 self._layer_is_complete(place)
 
     def _layer_is_complete(self, place: int) -> None:
-        """Compute the joint strengths of the layers of the group if the group is full or the next layer differs."""
+        """Add a layer to the group of layers whose joint strengths are computed together.
+
+        They are computed now if the group is full, or if the next layer of the backward pass has other projections.
+
+        Args:
+            place: the index of the layer among the measured layers.
+        """
         layers = self.kept.layers
         self.group.append(place)
         others_follow = place > 0 and layers[place - 1].projections.keys() == layers[place].projections.keys()
@@ -185,7 +200,10 @@ class _LayerPass:
         return self.like.new_empty(2, self.chunk.num_steps)
 
     def result(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return what `OwnBackward.run` returns."""
+        """Return (the strengths of the targets, the joint strengths of the steps, the effective ranks of the steps).
+
+        The last two are None if the chunk has no steps. `OwnBackward.run` gives the shapes, and the errors.
+        """
         self.unasked.check()
         for layer, names, found in zip(self.kept.layers, self.names, self.strengths, strict=True):
             for name in names - found.keys():
@@ -203,12 +221,12 @@ class _LayerPass:
 
 
 class _Places:
-    """The places of the targets of a chunk, on one device.
+    """The indices of the positions that predict the targets (generated tokens) of a chunk, on one device.
 
     Args:
         chunk: the rows and their targets.
-        spec: gives the norm.
-        device: the device.
+        spec: gives the norm, which the joint strengths of steps need.
+        device: the device of the indices.
     """
 
     def __init__(self, chunk: Chunk, spec: SignalSpec, device: torch.device) -> None:
@@ -222,10 +240,10 @@ class _Places:
 
 
 class Unasked:
-    """The positions that predict no target (generated token) whose gradient is needed.
+    """Checks that one backward pass keeps the gradients of different targets (generated tokens) separate.
 
-    If a gradient enters one of these positions (a leak), then positions influence each other, and one backward pass
-    does not keep the gradients of the targets separate.
+    A gradient may enter only positions that predict a target whose gradient is needed. If it enters another position
+    (a leak), then positions influence each other, and the gradients of the targets are mixed.
 
     Args:
         chunk: the rows and their targets.
@@ -239,7 +257,14 @@ class Unasked:
         self.leaks: list[tuple[str, Tensor]] = []
 
     def note(self, gradient: Tensor, name: str) -> None:
-        """Look for a leak in the gradient of a layer. The result stays on the device, so the CPU need not wait."""
+        """Look for a leak in the gradient of a layer, and remember the result for `check`.
+
+        The result stays on the device, so the CPU need not wait for it.
+
+        Args:
+            gradient: the gradient, or its norm, at every position, `[row, token, ...]`.
+            name: the name of the layer, for the error message.
+        """
         if gradient.device not in self.places:
             rows, columns = self.places[self.device]
             self.places[gradient.device] = rows.to(gradient.device), columns.to(gradient.device)
@@ -262,12 +287,12 @@ class Unasked:
 
 @dataclass(frozen=True)
 class _Term:
-    """The factors of one projection's gradient Σ_i δ_i a_iᵀ.
+    """The vectors of one projection from which a step's gradient Σ_i δ_i a_iᵀ is computed; i are the step's tokens.
 
     Args:
-        delta: the vectors δ_i.
-        inputs: the vectors a_i.
-        key: a number that identifies the inputs; projections with the same inputs have the same key.
+        delta: the gradients δ_i at the projection's output.
+        inputs: the projection's inputs a_i.
+        key: a number that identifies the inputs. Projections with the same inputs have the same key.
     """
 
     delta: Float[Tensor, "target rows"]
@@ -278,7 +303,10 @@ class _Term:
 def _layers_at_once(terms: Sequence[_Term]) -> int:
     """Return for how many layers the joint strengths are computed together.
 
-    It is one layer on a CPU, and as many layers as `_GROUP_ELEMENTS` allows on a GPU.
+    On a CPU this is 1. On a GPU it is as many as `_GROUP_ELEMENTS` allows.
+
+    Args:
+        terms: the vectors of one layer, one entry for each projection. They give the size of a layer.
     """
     if not terms or terms[0].delta.device.type != "cuda":
         return 1
@@ -289,11 +317,13 @@ def _layers_at_once(terms: Sequence[_Term]) -> int:
 def _joint(
     steps_on: Callable[[torch.device], StepFactors | None], group: Sequence[Sequence[_Term]]
 ) -> Float[Tensor, "two step layer projection"]:
-    """Return the norms and the effective ranks of the steps' gradients in several layers, on the device of the first.
+    """Return the norm and the effective rank of every step's gradient, for each projection of some layers.
+
+    The first axis has the norms at index 0 and the ranks at index 1. The result is on the device of the first layer.
 
     Args:
-        steps_on: a function that returns the steps of the targets on a device.
-        group: for each layer, one term per projection.
+        steps_on: a function of a device. It returns the `StepFactors`, which compute the norms, for this device.
+        group: for each layer, the vectors of each projection.
     """
     device = group[0][0].delta.device
     alike = {tuple((term.delta.shape, term.inputs.shape, term.delta.device) for term in terms) for terms in group}

@@ -2,14 +2,15 @@
 
 For `own`, the keys and values of other positions are constants. So the backward pass of a position needs no other
 position, and a row can be run in passes over some of its positions each. A pass continues from the keys and values of
-the positions before it, and its backward pass is run at once. Then only its keys and values are kept. The numbers are
-those of one pass over the whole row, and so is the work. The memory is that of one pass, plus the keys and values of
-the row.
+the positions before it, and its backward pass is run at once. Then only its keys and values are kept. The results and
+the work are the same as in one pass over the whole row. The memory is that of one short pass, plus the keys and values
+of the row.
 
 Rows with the same prompt are run one after another. Their prefix (see `antiphase.signals.prefix`) is run only once.
 
-A row is run in one pass, whatever its length, if the model cannot continue from keys and values alone. These are the
-models for which `continues` is false, and the rows beyond the length at which the model's rotary frequencies change.
+There are two cases in which a row is run in one pass, whatever its length. In the first, the model cannot continue
+from keys and values alone (`continues` is false). In the second, the row is longer than the length at which the
+model's rotary frequencies change.
 
 The joint strength of a step needs all tokens of the step. So if joint strengths are measured, a pass ends where a step
 ends. A step that is longer than the token budget is run in one pass.
@@ -33,7 +34,12 @@ _T = TypeVar("_T")
 
 
 def split_long(model: nn.Module, rows: Sequence[Row], token_budget: int) -> tuple[list[Family], list[Row]]:
-    """Return (the rows to run in several passes, grouped by prefix; all other rows)."""
+    """Divide rows into those that are run in several passes, because they are longer than the budget, and all others.
+
+    Returns:
+        (the long rows, as groups with the same prefix; all other rows). No row is long if the model cannot continue a
+        row from the keys and values of an earlier pass.
+    """
     long = [row for row in rows if len(row.token_ids) > token_budget]
     if not long or not continues(model):
         return [], list(rows)
@@ -49,16 +55,16 @@ def chunk_of_long(family: Family, token_budget: int, device: torch.device) -> Ch
 
 
 def run_in_passes(seen: Observed, chunk: Chunk, measure: Callable[[Chunk, Tensor, AttentionTrace], _T]) -> list[_T]:
-    """Run a chunk with autograd graph, and return what a function measures in each pass, in the order of the targets.
+    """Run a chunk with an autograd graph, call `measure` after each pass, and return the results of all calls.
 
-    A target is a generated token. A chunk without `longest_pass` is run in one pass. A chunk with it must have at most
-    one prefix.
+    The results are in the order of the targets (generated tokens). If the chunk's `longest_pass` is None, it is run in
+    one pass. Otherwise it must have at most one prefix.
 
     Args:
-        seen: the observed model.
+        seen: the model with hooks, which runs the passes.
         chunk: the rows and their targets.
-        measure: a function of the rows of a pass, their final hidden states `[row, token, hidden]` and the trace of
-            their attention calls. The rows of a pass are a chunk without prefix. The graph of a pass is freed when the
+        measure: a function of three arguments: the rows of a pass as a `Chunk`, their final hidden states
+            `[row, token, hidden]`, and the trace of their attention calls. The graph of a pass is freed when the
             function has returned.
 
     Raises:
@@ -85,13 +91,13 @@ def run_in_passes(seen: Observed, chunk: Chunk, measure: Callable[[Chunk, Tensor
 
 @dataclass
 class _KeysAndValues:
-    """The keys and values of the positions of one row that have been run.
+    """Runs one row in several passes, and keeps the keys and values of the positions that have been run.
 
     Args:
-        size: the greatest number of positions.
+        size: the number of positions for which there is room.
         filled: the number of positions whose keys and values are in `calls`.
         calls: for each attention call of the model, in order, the keys and the values `[1, group, position, dim]`.
-        latest: the keys and values of the latest run. They are moved to `calls` before the next run, since autograd
+        latest: the keys and values of the latest pass. They are moved to `calls` before the next pass, since autograd
             does not allow a tensor to change before its backward pass.
     """
 
@@ -104,7 +110,7 @@ class _KeysAndValues:
         """Run the next positions of the row, and keep their keys and values.
 
         Args:
-            seen: the observed model.
+            seen: the model with hooks.
             input_ids: the token ids of the next positions, `[1, token]`.
             grad: whether an autograd graph is built.
 
@@ -148,7 +154,13 @@ class _KeysAndValues:
 
 
 def _passes(chunk: Chunk, index: int, longest: int) -> Iterator[Chunk]:
-    """Yield the passes over one row of a chunk, as chunks of their own without prefix, from left to right."""
+    """Yield the passes over one row of a chunk, from left to right. Each pass is a `Chunk` without a prefix.
+
+    Args:
+        chunk: the rows and their targets (generated tokens).
+        index: the index of the row.
+        longest: the greatest number of positions in one pass.
+    """
     here = chunk.rows == index
     columns, measured = chunk.columns[here], chunk.measured[here]
     steps, base = None, 0
@@ -176,11 +188,11 @@ def _passes(chunk: Chunk, index: int, longest: int) -> Iterator[Chunk]:
 
 
 def _ends(columns: Sequence[int], steps: Sequence[int] | None, longest: int) -> list[int]:
-    """Return the column at which each pass over a row ends. A pass predicts the targets up to this column.
+    """Return, for each pass over a row, the column of the last token that the pass predicts.
 
     Args:
-        columns: the columns of the row's targets, in ascending order.
-        steps: the step of each target; None if passes may end anywhere.
+        columns: the columns of the row's targets (generated tokens), in ascending order.
+        steps: the step (sentence) of each target. A pass then ends where a step ends. None lets passes end anywhere.
         longest: the greatest number of positions in one pass.
 
     >>> _ends([3, 4, 5, 6, 7], None, 3)

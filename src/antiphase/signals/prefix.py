@@ -57,21 +57,24 @@ class Family:
 
     @property
     def columns(self) -> int:
-        """The number of positions with an autograd graph in the longest row.
+        """The number of positions after the prefix that must be run with an autograd graph, in the longest row.
 
-        They begin after the prefix and end with the position that predicts the last target.
+        The last of them predicts the row's last target.
         """
         return max(int(row.targets[-1]) for row in self.rows) - self.length
 
     @property
     def saved(self) -> tuple[int, int]:
-        """The work that two parts save, and the work that one part takes, both in passes over tokens."""
+        """(the work that is saved if the prefix is run once for all rows, the work without saving).
+
+        Work is counted in passes over tokens: 2 for a token with an autograd graph, 1 for a token without it.
+        """
         whole = sum(2 * len(row.token_ids) for row in self.rows)
         return self.length * (2 * len(self.rows) - 1), whole
 
 
 def families_of(rows: Sequence[Row]) -> list[Family]:
-    """Return the rows in families. All rows of a family have the same prefix."""
+    """Group rows by their prefix: the tokens before the position that predicts the row's first generated token."""
     by_prefix: dict[tuple[int, ...], list[Row]] = {}
     for row in rows:
         by_prefix.setdefault(tuple(row.token_ids[: int(row.targets[0]) - 1].tolist()), []).append(row)
@@ -79,7 +82,14 @@ def families_of(rows: Sequence[Row]) -> list[Family]:
 
 
 def split(model: nn.Module, rows: Sequence[Row]) -> tuple[list[Family], list[Row]]:
-    """Return (the rows to run in two parts, grouped by prefix; all other rows)."""
+    """Divide rows into those whose prefix is run first and only once, and those that are run in one part.
+
+    The prefix of a row is the tokens before the position that predicts the row's first generated token.
+
+    Returns:
+        (the rows with a shared prefix, as groups with the same prefix; all other rows). The docstring of the module
+        gives the conditions.
+    """
     families = []
     for family in families_of(rows):
         saved, whole = family.saved
@@ -95,9 +105,11 @@ def split(model: nn.Module, rows: Sequence[Row]) -> tuple[list[Family], list[Row
 def pack_families(families: Sequence[Family], token_budget: int, num_layers: int) -> Iterator[list[Family]]:
     """Yield groups of families (rows that share a prefix) that fit into the token budget, the longest rows first.
 
-    A family that is too large is split. These tokens count for the budget, with their padding: the positions with a
-    graph, the prefixes, whose keys and values are kept, and the copies of the prefixes for every row. The copies exist
-    in one layer at a time, so their number is divided by the number of layers.
+    A family that is too large is split. Three kinds of tokens count for the budget, with their padding:
+
+    * the tokens after the prefixes, which have an autograd graph;
+    * the tokens of the prefixes, whose keys and values are kept;
+    * the copies of the prefixes for every row, divided by `num_layers`, since they exist in one layer at a time.
     """
 
     def fits(group: Sequence[Family]) -> bool:
@@ -127,7 +139,10 @@ def pack_families(families: Sequence[Family], token_budget: int, num_layers: int
 
 
 def chunk_of_families(families: Sequence[Family], device: torch.device) -> Chunk:
-    """Return one chunk with the rows of some families, in order and without their prefixes, and with the prefixes."""
+    """Make one chunk of the rows of some families (rows that share a prefix), in order.
+
+    The rows of the chunk begin after their prefixes. The prefixes are in the chunk's field `prefix`.
+    """
     prefixes = torch.zeros(len(families), max(f.length for f in families), dtype=torch.long, device=device)
     rows, owner, lengths = [], [], []
     for index, family in enumerate(families):
@@ -144,10 +159,10 @@ def chunk_of_families(families: Sequence[Family], device: torch.device) -> Chunk
 def run(seen: Observed, chunk: Chunk, *, grad: bool) -> tuple[Tensor, AttentionTrace]:
     """Run a chunk with the frozen attention, and return its final hidden states and the trace of the attention calls.
 
-    If the chunk has prefixes, they are run first, without graph.
+    If the chunk has prefixes, they are run first, without an autograd graph.
 
     Args:
-        seen: the observed model.
+        seen: the model with hooks, which runs the passes.
         chunk: the rows.
         grad: whether an autograd graph is built for the rows.
 
@@ -177,7 +192,15 @@ def check_continued(model: nn.Module, trace: AttentionTrace) -> None:
 def _continue(
     seen: Observed, inputs: Tensor, lengths: Sequence[int], prefix: Prefix, *, grad: bool
 ) -> tuple[Tensor, AttentionTrace]:
-    """Run the prefixes, then the rows that continue them; the result is that of `run`."""
+    """Run the prefixes, then the rows that continue them, and return what `run` returns.
+
+    Args:
+        seen: the model with hooks.
+        inputs: the token ids of the rows after their prefixes, `[row, token]`.
+        lengths: the number of tokens of each row after its prefix.
+        prefix: the prefixes.
+        grad: whether an autograd graph is built for the rows.
+    """
     with tracing(record=True) as first:
         seen.hidden(prefix.input_ids, grad=False)
     past = Past(tuple(first.recorded), prefix.owner, prefix.lengths)
@@ -189,10 +212,10 @@ def _continue(
 
 
 def continues(model: nn.Module) -> bool:
-    """Return whether a model gives the same hidden states for a row in two parts as for the whole row.
+    """Return whether a model can run a row in two parts, and then gives the same hidden states as in one part.
 
-    The two parts are the prefix, and the rest, which continues from the keys and values of the prefix. This is tried
-    once per model, on two short rows.
+    The second part continues from the keys and values of the first part. This is tried once per model, on two short
+    rows.
     """
     if model not in _CONTINUES:
         _CONTINUES[model] = _takes_positions(model) and _same_hidden(model)
@@ -200,14 +223,14 @@ def continues(model: nn.Module) -> bool:
 
 
 def _takes_positions(model: nn.Module) -> bool:
-    """Return whether the backbone takes `position_ids` with one axis."""
+    """Return whether the backbone takes `position_ids` with one number for each token (`mrope` has several)."""
     rope = getattr(cast(Any, model).config.get_text_config(), "rope_parameters", None) or {}
     return "position_ids" in inspect.signature(backbone(model).forward).parameters and "mrope_section" not in str(rope)
 
 
 @torch.no_grad()
 def _same_hidden(model: nn.Module) -> bool:
-    """Return whether two short rows have the same hidden states in two parts as in one part.
+    """Run two short rows in one part and in two parts, and return whether the hidden states are the same.
 
     One row is cut after two thirds of its tokens, the other after one third.
     """
@@ -233,9 +256,10 @@ def _same_hidden(model: nn.Module) -> bool:
 
 
 def _tolerance(hidden: Tensor) -> float:
-    """Return the greatest relative error that rounding may cause if matrix products have other shapes.
+    """Return the greatest relative difference between hidden states for which rounding is accepted as the cause.
 
-    If the model lost a state or a position, the error would be far greater.
+    Rounding differs if matrix products have other shapes. If the model lost a state or a position, the difference
+    would be far greater.
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype

@@ -3,7 +3,7 @@
 A backward pass runs as many positions as the forward pass that made its graph. A target (a generated token) sees only
 the positions before it, so a long forward pass wastes work on early targets. But a forward pass costs about as much as
 a backward pass, so each target should not have its own. `blocks_of` finds the division into blocks with the least
-work. It contains no tensors, so a plan costs no time on a GPU.
+work. A plan contains no tensors, so the GPU is not needed to make it.
 """
 
 import itertools
@@ -22,7 +22,7 @@ class Span:
         row: the row.
         targets: the indices of the targets in the chunk's list of targets.
         place: the index of the result in the list of all norms.
-        reach: the number of positions that the backward pass must run: those up to the last target's prediction.
+        reach: the number of positions that the backward pass must run. The last of them predicts the last target.
     """
 
     row: int
@@ -47,12 +47,14 @@ class Block:
 
 
 def blocks_of(spans: Sequence[Span], most_passes: int, copies: int = 1, length: int | None = None) -> Iterator[Block]:
-    """Yield the blocks of backward passes that take the least work together.
+    """Divide the backward passes into blocks that share a forward pass, with the least work in total.
 
-    A block with n passes and w rows of L positions takes the work w L (n + 0.9), in backward passes of one position.
+    A block with n backward passes and w rows of L positions takes the work w L (n + 0.9). The unit of work is a
+    backward pass over one position; 0.9 is the cost of the forward pass.
 
     Args:
-        spans: what is differentiated. The spans of a row are taken in the order of their reach.
+        spans: what each backward pass differentiates in one row. The spans of a row are taken in the order of their
+            reach.
         most_passes: the greatest number of backward passes in a block.
         copies: how often a row is put into a forward pass. A backward pass serves one span of each copy.
         length: the number of positions of every forward pass; None lets each block run only what its spans need.
@@ -78,7 +80,11 @@ def blocks_of(spans: Sequence[Span], most_passes: int, copies: int = 1, length: 
 
 
 def _lanes(spans: Sequence[Span], copies: int) -> list[list[Span]]:
-    """Return the spans of each copy of each row, in the order of their reach; the longest lists come first."""
+    """Distribute the spans of each row over the copies of this row, and return one list of spans for each copy.
+
+    A span is what one backward pass differentiates in one row. Each list is in the order of the spans' reach. The
+    longest lists come first.
+    """
     rows: dict[int, list[Span]] = {}
     for span in spans:
         rows.setdefault(span.row, []).append(span)
@@ -89,10 +95,12 @@ def _lanes(spans: Sequence[Span], copies: int) -> list[list[Span]]:
 
 
 def _least_work(widths: Sequence[int], reaches: Sequence[int], most: int) -> list[tuple[int, int]]:
-    """Return the ranges of passes, first to last, that divide all passes into blocks with the least work.
+    """Divide the backward passes, in their order, into blocks with the least work in total.
+
+    Returns pairs (a, b): a block has the passes a to b − 1.
 
     Args:
-        widths: for each pass, the number of its rows, which never grows from pass to pass.
+        widths: for each pass, the number of its rows. It never grows from pass to pass.
         reaches: for each pass, the number of positions that it needs.
         most: the greatest number of passes in a block.
 

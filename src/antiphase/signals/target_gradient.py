@@ -24,7 +24,7 @@ def seeded_logits(
     token_ids: Int[Tensor, "target"],
     spec: SignalSpec,
 ) -> tuple[Float[Tensor, "target vocab"], Float[Tensor, "target hidden"]]:
-    """Return (the logits without autograd graph, the seeds ∂target_i/∂h_i).
+    """Return (the logits without autograd graph, the gradient ∂target_i/∂h_i of each target at its hidden state).
 
     Args:
         model: the model.
@@ -53,7 +53,10 @@ def seeded_logits(
 
 
 def _slope_of_logprob(logits: Tensor, token_ids: Tensor, temperature: float) -> Tensor:
-    """Return ∂ ln p_y / ∂z, which is (1 − p_y) / temperature at the target y, and −p_v / temperature elsewhere."""
+    """Return the gradient ∂ ln p_y / ∂z of each generated token y at its logits z, `[target, vocab]`.
+
+    It is (1 − p_y) / temperature at y, and −p_v / temperature at every other token v.
+    """
     sums = sums_of(logits, token_ids, temperature)
     shifted = shifted_logits(logits, sums.greatest[:, None], temperature)
     p = shifted.sub_(sums.log_sum()[:, None].to(shifted.dtype)).exp_()
@@ -81,7 +84,17 @@ def plain_linear(model: nn.Module) -> nn.Linear | None:
 def seeds_by_rows(
     linear: nn.Linear, head: Callable[[Tensor], Tensor], leaf: Tensor, token_ids: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """Return (the logits, the seeds from rows of the weight). The seeds are None if the shortcut cannot be used."""
+    """Return (the logits, the gradient of each token's logit at the final hidden state), by a shortcut.
+
+    The gradient is a multiple of the token's row of the weight; see the docstring of the module. It is None if the
+    shortcut cannot be used.
+
+    Args:
+        linear: the output layer.
+        head: the model's function from hidden states to logits.
+        leaf: the final hidden states, `[target, hidden]`, which require a gradient.
+        token_ids: the generated tokens.
+    """
     calls: list[tuple[Tensor, Tensor]] = []
 
     def cut(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -67,16 +67,18 @@ def head_in_tiles(
     *,
     want_seed: bool,
 ) -> TiledHead | None:
-    """Return the sums over the logits of each target; None if the head must be applied to the whole vocabulary.
+    """Apply the output head to tiles, and return sums over the logits of each target (generated token).
+
+    The result is None if the head cannot be cut into tiles, and must be applied to the whole vocabulary.
 
     Args:
         model: the model.
         head: the model's function from hidden states to logits; see `head_of`.
-        hidden: the final hidden states, without graph.
+        hidden: the final hidden states, without an autograd graph.
         token_ids: the generated tokens.
         spec: gives the temperature, the target and the number of alternatives.
-        want_seed: whether the seeds are also computed. The target `logprob` depends on all logits, so its seeds need
-            the whole vocabulary.
+        want_seed: whether the gradient of each target at the final hidden state (the seed) is also computed. The
+            target `logprob` depends on all logits, so its seed needs the whole vocabulary.
 
     Cost: one matrix product of the hidden states with the weight of the output layer.
     Memory: one tile, two blocks of `sums_of`, and a few numbers per target.
@@ -103,15 +105,16 @@ def head_in_tiles(
 
 
 def can_tile(model: nn.Module, head: Head, layer: nn.Linear, hidden: Tensor, token_ids: Tensor) -> bool:
-    """Return whether what follows the output layer treats each logit on its own.
+    """Test whether a model's output head can be applied to parts of the vocabulary.
 
-    The result is kept for the model until its forward, its hooks or its output layer are replaced.
+    The result is true if all computation after the output layer, such as a softcap, treats each logit on its own. It
+    is kept for the model until its forward, its hooks or its output layer are replaced.
 
     Args:
         model: the model.
         head: the model's function from hidden states to logits.
         layer: the output layer.
-        hidden: the final hidden states; the first ones are used for the test.
+        hidden: the final hidden states. The test uses the first few.
         token_ids: the generated tokens.
     """
     head_parts = _consists_of(model, layer)
@@ -135,7 +138,10 @@ def can_tile(model: nn.Module, head: Head, layer: nn.Linear, hidden: Tensor, tok
 
 
 def _consists_of(model: nn.Module, layer: nn.Linear) -> tuple[int, ...]:
-    """Return what identifies the code of a model's head: if it changes, the head is tested again."""
+    """Return numbers that identify a model's output layer, its forward and its hooks.
+
+    `can_tile` tests the model again if they have changed.
+    """
     hooks = [*model._forward_hooks.values(), *model._forward_pre_hooks.values()]
     return (id(layer), id(vars(model).get("forward")), *map(id, hooks))
 
@@ -143,10 +149,11 @@ def _consists_of(model: nn.Module, layer: nn.Linear) -> tuple[int, ...]:
 def chosen_logits(
     head: Head, layer: nn.Linear, hidden: Tensor, token_ids: Tensor, *, want_seed: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return (the logit of each target, computed alone; its gradient at the final hidden state, or None).
+    """Return (the logit of each generated token, the gradient of this logit at the final hidden state).
 
-    The gradient is a row of the weight times the slope of what follows the layer. Autograd computes it, so it also
-    contains other ways from the hidden state to the logit. The product with the row is in float32 or wider.
+    The logits of all other tokens are not computed. The second value is None unless `want_seed` is true. Autograd
+    computes it through the whole head, so it counts every way from the hidden state to the logit. The product of the
+    state with the token's row of the weight is in float32 or wider.
     """
     logits: list[Tensor] = []
     seeds: list[Tensor] = []
@@ -162,7 +169,13 @@ def chosen_logits(
 
 
 def _rows_of(layer: nn.Linear, token_ids: Tensor, inputs: Tensor) -> Tensor:
-    """Return the output of the layer at one token for each input, `[..., target, 1]`."""
+    """Return the output of the layer for one token of the vocabulary per input, `[..., target, 1]`.
+
+    Args:
+        layer: the output layer.
+        token_ids: the token of each input.
+        inputs: the inputs of the layer, `[..., target, hidden]`.
+    """
     wide = torch.promote_types(inputs.dtype, torch.float32)
     found = (inputs.to(wide) * layer.weight.detach()[token_ids]).sum(-1, keepdim=True)
     if layer.bias is not None:
@@ -174,7 +187,18 @@ def _rows_of(layer: nn.Linear, token_ids: Tensor, inputs: Tensor) -> Tensor:
 def _over_vocabulary(
     head: Head, layer: nn.Linear, states: Tensor, token_ids: Tensor, spec: SignalSpec, width: int
 ) -> tuple[LogitSums, Candidates | None]:
-    """Return the sums and the candidates of some targets, from one tile of the vocabulary after another."""
+    """Go through the vocabulary in tiles, for some targets, and return (the sums, the most probable tokens).
+
+    The second value is None if no alternatives are asked for.
+
+    Args:
+        head: the model's function from hidden states to logits.
+        layer: the output layer.
+        states: the final hidden states that predict the targets (generated tokens).
+        token_ids: the ids of the targets.
+        spec: gives the temperature and the number of alternatives.
+        width: the number of tokens of the vocabulary in a tile.
+    """
     sums, best = None, None
     for first in range(0, layer.out_features, width):
         found, best = _of_tile(head, layer, states, token_ids, spec, first, width, best)
@@ -193,7 +217,14 @@ def _of_tile(
     width: int,
     best: Candidates | None,
 ) -> tuple[LogitSums, Candidates | None]:
-    """Return the sums over one tile, and the candidates so far. The tile is freed on return."""
+    """Compute one tile of logits, and return (the sums over it, the most probable tokens so far).
+
+    The arguments are those of `_over_vocabulary`, and two more. The memory of the tile is freed on return.
+
+    Args:
+        first: the id of the first token of the tile.
+        best: the most probable tokens of the tiles before this one; None if there are none.
+    """
     with torch.no_grad():
         rows = layer.weight[first : first + width]
         bias = None if layer.bias is None else layer.bias[first : first + width]
@@ -205,7 +236,11 @@ def _of_tile(
 
 
 def _equal_in_tiles(head: Head, layer: nn.Linear, states: Tensor, token_ids: Tensor, width: int) -> bool:
-    """Return whether the head gives in tiles what it gives in one piece, and each logit depends on its own input."""
+    """Test a head on some hidden states, and return whether it can be applied to tiles of `width` tokens.
+
+    Two things must hold. The logits must be the same in tiles as in one piece. And each logit must depend only on the
+    output of the output layer for the same token.
+    """
     with torch.enable_grad():
         whole, seed = seeds_by_rows(layer, head, states.clone().requires_grad_(), token_ids)
     if seed is None or whole.shape[-1] != layer.out_features:
@@ -235,26 +270,29 @@ def _equal_in_tiles(head: Head, layer: nn.Linear, states: Tensor, token_ids: Ten
 
 
 def _instead(output: Tensor, inputs: Tensor) -> Tensor:
-    """Return a copy of an output, whatever the inputs are. The model may write into it."""
+    """Ignore the inputs, and return a copy of `output`. The model may write into the copy.
+
+    This function replaces the forward of the output layer.
+    """
     return output.clone()
 
 
 def _same(left: Tensor, right: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return where two results are equal but for rounding, or both undefined.
+    """Return a mask that is True where two tensors are equal up to rounding, or both NaN.
 
     Args:
-        left: a result.
-        right: the other result.
-        dtype: the type in which they were computed; None if it is that of `left`.
+        left: a tensor.
+        right: the other tensor.
+        dtype: the dtype whose rounding is allowed; None means the dtype of `left`.
     """
     error = torch.finfo(dtype or left.dtype).eps ** 0.5
     return torch.isclose(left, right, error, error, equal_nan=True)
 
 
 def _tile_shape(num_targets: int, vocabulary: int, device: torch.device) -> tuple[int, int]:
-    """Return the numbers of targets and of tokens of the vocabulary in a tile.
+    """Return the size of a tile of logits: (number of targets, number of tokens of the vocabulary).
 
-    If there are few targets, a tile contains more of the vocabulary. Its width is a multiple of the smallest one.
+    If there are few targets, a tile contains more of the vocabulary.
     """
     targets, width = _TILE if device.type == "cpu" else _GPU_TILE
     wider = max(1, targets // num_targets)
@@ -263,7 +301,10 @@ def _tile_shape(num_targets: int, vocabulary: int, device: torch.device) -> tupl
 
 @contextlib.contextmanager
 def _standing_in(layer: nn.Linear, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Replace the forward of a layer that has none of its own inside a `with` block."""
+    """Replace the method `forward` of a layer inside a `with` block.
+
+    The layer must use the `forward` of its class, and must not have been given one of its own before.
+    """
     layer.__dict__["forward"] = forward
     try:
         yield

@@ -19,7 +19,7 @@ from antiphase.types import TokenBatch
 
 
 def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | str) -> list[int]:
-    """Return the number of the step of every token of a completion.
+    """Return the number of the step (such as the sentence) of every token of a completion.
 
     The tokens are decoded into one text, and the splitter finds where the steps of the text begin. Then each token is
     assigned to a step:
@@ -48,9 +48,9 @@ def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | s
 
 
 def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter | str) -> Int[Tensor, "batch token"]:
-    """Return the number of the step of every completion token; −1 at all other positions.
+    """Return the number of the step (such as the sentence) of every completion token; −1 at all other positions.
 
-    Each rollout counts its steps from 0.
+    The steps of each rollout are counted from 0.
 
     A completion may contain tokens that the model did not write, such as the answer of a tool. A blank line takes
     their place when the text is cut.
@@ -86,12 +86,19 @@ def pauses_of(places: Int[Tensor, "token"]) -> list[int]:
 
 
 def _splitter(given: Splitter | str) -> Splitter:
-    """Return the splitter itself, or the splitter that has the given name."""
+    """Return the splitter that has the given name. A `Splitter` is returned itself."""
     return given if isinstance(given, Splitter) else Splitter.parse(given)
 
 
 def _steps(token_ids: list[int], tokenizer: Any, splitter: Splitter, pauses: Sequence[int]) -> list[int]:
-    """Return the number of the step of every token. A blank line is put before the tokens at `pauses`."""
+    """Return the number of the step (such as the sentence) of every token of a completion.
+
+    Args:
+        token_ids: the token ids.
+        tokenizer: a Hugging Face tokenizer.
+        splitter: the rule that cuts the text into steps.
+        pauses: the indices of tokens before which a blank line is put into the text.
+    """
     if not token_ids:
         return []
     special = special_ids(tokenizer)
@@ -107,10 +114,10 @@ def _steps(token_ids: list[int], tokenizer: Any, splitter: Splitter, pauses: Seq
 
 
 def _numbers(placed: PlacedTokens, is_special: NDArray[np.bool_], splitter: Splitter) -> list[int]:
-    """Return the number of the step of every token.
+    """Return the number of the step (such as the sentence) of every token of a completion.
 
     Args:
-        placed: the text, and the offsets of each token in it.
+        placed: the text of the completion, and the offsets of each token in it.
         is_special: for each token, whether it is a special token.
         splitter: the rule that cuts the text into steps.
     """
@@ -128,7 +135,12 @@ def _numbers(placed: PlacedTokens, is_special: NDArray[np.bool_], splitter: Spli
 
 
 def _without_special(placed: PlacedTokens, is_special: NDArray[np.bool_]) -> str:
-    """Return the text with line breaks in place of special tokens. Tags such as `<think>` stay."""
+    """Return the text of a completion with line breaks in place of special tokens. Tags such as `<think>` stay.
+
+    Args:
+        placed: the text, and the offsets of each token in it.
+        is_special: for each token, whether it is a special token.
+    """
     parts, place = [], 0
     for start, end in zip(placed.starts[is_special].tolist(), placed.ends[is_special].tolist(), strict=True):
         if not TAG.fullmatch(placed.text[start:end].strip()):
@@ -138,7 +150,7 @@ def _without_special(placed: PlacedTokens, is_special: NDArray[np.bool_]) -> str
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
-    """Return the ids of the special tokens, without the token for unknown words.
+    """Return the ids of a tokenizer's special tokens, without the token for unknown words.
 
     The token for unknown words stands for text that the vocabulary does not cover, so it counts as text. But if the
     tokenizer also uses it to begin, end or pad a text, it is special.

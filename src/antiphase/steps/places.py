@@ -41,10 +41,11 @@ class PlacedTokens:
         """Return, for each token, the offset of its first character that is not a space.
 
         Args:
-            text: the text of the completion, in which some characters may be replaced by spaces.
+            text: the text of the completion. The caller may have replaced some characters by spaces, so that they do
+                not count.
 
         Returns:
-            the offsets `[token]`. A token of white space, or without text, gets the length of the text.
+            The offsets `[token]`. A token of white space, or without text, gets the length of the text.
         """
         size = len(text)
         solid = np.ones(size + 1, dtype=bool)
@@ -91,13 +92,13 @@ def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int]
 
 @dataclass
 class _Known:
-    """What tokens of one tokenizer add to a text, as far as they were decoded.
+    """The texts of tokens that were decoded before, kept so that they need not be decoded again.
 
     Args:
-        size: the number of tokens that the tokenizer had.
-        alone: the text of each token, decoded alone.
-        split: the bytes of each token that contains only a part of a character.
-        added: for each pair of neighbours, the bytes that the second token adds after the first.
+        size: the number of tokens of the tokenizer at that time. If it changes, the texts are no longer valid.
+        alone: by the id of a token, its text when it is decoded alone.
+        split: by the id of a token that contains only a part of a character, its bytes.
+        added: by a pair of neighbouring ids, the bytes that the second token adds to the text after the first.
     """
 
     size: int
@@ -106,7 +107,7 @@ class _Known:
     added: dict[tuple[int, int], bytes] = field(default_factory=dict)
 
     def learn(self, token_ids: Sequence[int], tokenizer: Any) -> None:
-        """Decode the tokens and the pairs of neighbours that are not known yet."""
+        """Decode those of the tokens, and of the pairs of neighbouring tokens, that were not decoded before."""
         tokens = [token for token in dict.fromkeys(token_ids) if token not in self.alone]
         for token, text in zip(tokens, _decode([[token] for token in tokens], tokenizer), strict=True):
             self.alone[token] = text
@@ -122,7 +123,7 @@ _KNOWN: MutableMapping[Any, _Known] = WeakKeyDictionary()
 
 
 def _bytes_of_tokens(token_ids: Sequence[int], tokenizer: Any) -> list[bytes]:
-    """Return the UTF-8 bytes that each token adds to the text."""
+    """Return, for each token of a completion, the UTF-8 bytes that it adds to the text."""
     if not token_ids:
         return []
     known = _KNOWN.get(tokenizer)
@@ -136,11 +137,11 @@ def _bytes_of_tokens(token_ids: Sequence[int], tokenizer: Any) -> list[bytes]:
 
 
 def _added(before: str, alone: str, together: str) -> str:
-    """Return the text that a token adds after the token before it.
+    """Return the text that a token adds to the text of the token before it.
 
     Args:
-        before: the text of the token before it, decoded alone.
-        alone: the text of the token itself, decoded alone.
+        before: the text of the first token, decoded alone.
+        alone: the text of the second token, decoded alone.
         together: the text of both tokens, decoded together.
     """
     added = together[len(before) :] if together.startswith(before) else alone
@@ -148,7 +149,7 @@ def _added(before: str, alone: str, together: str) -> str:
 
 
 def _decode(rows: list[list[int]], tokenizer: Any) -> list[str]:
-    """Decode each row of token ids to a text."""
+    """Return the text of each list of token ids, with special tokens."""
     if not rows:  # Given an empty list, a tokenizer would return one empty text.
         return []
     texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -158,8 +159,9 @@ def _decode(rows: list[list[int]], tokenizer: Any) -> list[str]:
 def _raw_bytes(tokenizer: Any, token: int, text: str) -> bytes:
     """Return the bytes of a token that contains only a part of a character.
 
-    The bytes are read from the token's name in the vocabulary. In SentencePiece the name is like `<0xE4>`; in GPT-2
-    each letter of the name stands for a byte (see `byte_letters`).
+    The bytes are read from the token's name in the vocabulary. In SentencePiece the name is like `<0xE4>`. In GPT-2,
+    each letter of the name stands for a byte (see `byte_letters`). For any other name, the bytes of `text` are
+    returned, which is the token's text when it is decoded alone.
     """
     name = tokenizer.convert_ids_to_tokens(token)
     if isinstance(name, str):
@@ -173,7 +175,9 @@ def _raw_bytes(tokenizer: Any, token: int, text: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def byte_letters() -> dict[str, int]:
-    """Return the byte that each letter stands for in the byte-level vocabulary of GPT-2, which many models use.
+    """Return a mapping from letters to bytes: in the vocabulary of GPT-2, each letter of a token stands for a byte.
+
+    Many models use this kind of vocabulary.
 
     >>> byte_letters()["Ġ"], byte_letters()["A"], len(byte_letters())
     (32, 65, 256)

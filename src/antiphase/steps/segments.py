@@ -82,7 +82,9 @@ def batch_segments(batch: TokenBatch, tokenizer: Any, tags: Tags = TAGS) -> Int[
 
 
 def segment_batch(batch: TokenBatch, segments: Int[Tensor, "batch token"], segment: Segment) -> TokenBatch:
-    """Return the batch with a completion mask that covers one segment only. The other tokens are not measured.
+    """Return the batch with a completion mask that covers only one segment: the thought or the answer.
+
+    The other tokens are then not measured.
 
     Args:
         batch: the rollouts.
@@ -96,7 +98,7 @@ def segment_batch(batch: TokenBatch, segments: Int[Tensor, "batch token"], segme
 
 
 def measured_batch(batch: TokenBatch, tokenizer: Any, segment: Segment, tags: Tags = TAGS) -> TokenBatch:
-    """Find the segments of a batch, and return the batch with a completion mask that covers one of them only.
+    """Return the batch with a completion mask that covers only the thought, or only the answer, of each completion.
 
     Args:
         batch: the rollouts.
@@ -110,10 +112,10 @@ def measured_batch(batch: TokenBatch, tokenizer: Any, segment: Segment, tags: Ta
 def segment_steps(
     batch: TokenBatch, segments: Int[Tensor, "batch token"], tokenizer: Any, splitter: Splitter
 ) -> Int[Tensor, "batch token"]:
-    """Return the number of the step of every completion token; −1 at all other positions.
+    """Return the number of the step (such as the sentence) of every completion token; −1 at all other positions.
 
-    The thought and the answer are cut separately, so no step contains tokens of both. The numbers of the answer's
-    steps continue those of the thought.
+    The thought and the answer are cut separately, so no step contains tokens of both. The steps are counted through
+    from the thought to the answer.
 
     Args:
         batch: the rollouts.
@@ -154,7 +156,14 @@ def _num_thought(ids: list[int], tokenizer: Any, prompt_ids: Sequence[int], tags
 
 
 def _with_tags(placed: PlacedTokens, ids: Sequence[int], tokenizer: Any, tags: Tags) -> str:
-    """Return the text with special tokens replaced by spaces, except those that are part of a tag."""
+    """Return the text of a completion with spaces in place of special tokens. Tags of a thought stay.
+
+    Args:
+        placed: the text, and the offsets of each token in it.
+        ids: the token ids.
+        tokenizer: the model's tokenizer.
+        tags: pairs of an opening and a closing tag.
+    """
     text, special = placed.text, special_ids(tokenizer)
     numbers = [number for number, token in enumerate(ids) if token in special]
     if not numbers:

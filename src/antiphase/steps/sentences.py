@@ -85,10 +85,10 @@ def sentence_starts(text: str) -> list[int]:
 
 
 def merged(text: str, places: Iterable[int], *, content: str, tags: bool = True) -> list[int]:
-    """Merge steps without content with a neighbour, and return the offsets at which the remaining steps begin.
+    """Merge each step (sentence or line) without content with a neighbour, and return where the steps then begin.
 
-    A step without content is merged with the step before it. But if it is the first step of the text, or an opening
-    tag such as `<think>`, it is merged with the step after it.
+    A step without content, such as a lone bracket, is merged with the step before it. But if it is the first step of
+    the text, or an opening tag such as `<think>`, it is merged with the step after it.
 
     Args:
         text: the text of the completion.
@@ -127,14 +127,14 @@ def _after(text: str, place: int) -> int:
 
 
 def _line_break(text: str, begin: int, found: "re.Match[str]") -> str | None:
-    """Return the kind of a line break outside formulas: `hard`, `line`, `weak` or None.
+    """Return what a line break outside formulas ends: `hard`, `line`, `weak` or None.
 
-    A `hard` break ends a step and a paragraph. A `line` break ends a step. A `weak` break ends a step only if no
-    sentence of its paragraph ends with a mark such as a full stop. None means that the break ends nothing.
+    A `hard` break ends a sentence and a paragraph. A `line` break ends a sentence. A `weak` break ends a sentence only
+    if no sentence of its paragraph ends with a mark such as a full stop. None means that the break ends nothing.
 
     Args:
         text: the text of the completion.
-        begin: where the current sentence begins.
+        begin: the offset at which the current sentence begins.
         found: the match of the line break and the white space after it.
     """
     line = text[max(begin, text.rfind("\n", 0, found.start()) + 1) : found.start()]
@@ -155,7 +155,12 @@ def _line_break(text: str, begin: int, found: "re.Match[str]") -> str | None:
 
 
 def _ends_in_formulas(text: str, spans: list[tuple[int, int]]) -> set[int]:
-    """Return where sentences begin after a formula that ends with a full stop, as in `$x = 5.$ Then`."""
+    """Return the offsets of sentences that begin after a formula with a full stop at its end, as in `$x = 5.$ Then`.
+
+    Args:
+        text: the text of the completion.
+        spans: (start, end) of each formula and each piece of code.
+    """
     places = set()
     for start, end in spans:
         inside = text[start:end].rstrip("\\])$").rstrip() if text[start] in "\\$" else ""
@@ -166,7 +171,9 @@ def _ends_in_formulas(text: str, spans: list[tuple[int, int]]) -> set[int]:
 
 
 def _lines_without_stop(text: str, hard: set[int], stops: set[int], weak: set[int]) -> set[int]:
-    """Return those of the weak line breaks that lie in a paragraph in which no mark ends a sentence.
+    """Return the weak line breaks of those paragraphs in which no mark, such as a full stop, ends a sentence.
+
+    `_line_break` explains weak and hard line breaks.
 
     Args:
         text: the text of the completion.

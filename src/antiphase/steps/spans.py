@@ -29,9 +29,9 @@ _LONGEST_DOLLARS = 400
 
 
 class _Places:
-    """The offsets of the marks that close formulas and code in a text.
+    """Finds the next mark in a text that closes a formula or a piece of code.
 
-    The text is searched only once for each kind of mark.
+    The text is searched only once for each kind of mark, and the offsets of the marks are kept.
     """
 
     def __init__(self, text: str) -> None:
@@ -41,9 +41,13 @@ class _Places:
             self.known.setdefault(found[0], []).append(found.span())
 
     def after(self, kind: str, place: int) -> tuple[int, int]:
-        """Return (start, end) of the first mark of a kind at or after an offset.
+        """Return (start, end) of the first closing mark of a kind at or after an offset.
 
         If there is no such mark, both numbers are the length of the text.
+
+        Args:
+            kind: the mark, such as `$`, or a name in `_CLOSERS`, such as `blank` for a blank line.
+            place: the offset.
         """
         if kind not in self.known:
             pattern = _CLOSERS.get(kind)
@@ -79,7 +83,7 @@ def _closed(found: "re.Match[str]", places: _Places) -> int | None:
 
     Args:
         found: the match of the mark that opens the formula or the code.
-        places: the offsets of the closing marks.
+        places: finds the closing marks of the text.
     """
     mark = found.group("name") or found.group(found.lastgroup or 0)
     begin, size = found.end(), len(places.text)

@@ -138,20 +138,24 @@ class Splitter:
 
 
 def _unknown(text: str) -> str:
-    """Return the message for a name that is no splitter."""
+    """Return the error message for a name that no splitter has."""
     # With this cutoff, "regex" is similar enough to "regex:PATTERN".
     meant = did_you_mean(text.partition(":")[0].lower(), (*SPLITTERS, *_WITH_VALUE), cutoff=0.45)
     return f"splitter {text!r} does not exist.{meant} There are: {_forms()}."
 
 
 def _forms() -> str:
-    """Return the names of all splitters, for messages."""
+    """Return the names of all splitters as one text, for messages."""
     return ", ".join([*SPLITTERS, *_WITH_VALUE])
 
 
 @lru_cache(maxsize=64)
 def _compiled(pattern: str) -> Any:
-    """Compile a pattern, try it on the probe texts, and return it; or raise InvalidInputError."""
+    """Compile a regular expression, try it on some texts, and return the compiled expression.
+
+    Raises:
+        InvalidInputError: it does not compile, matches the empty string, or takes longer than `PROBE_SECONDS`.
+    """
     try:
         # `re` checks the syntax, because it has clear messages. `regex` is used for matching, because it has a time
         # limit.
@@ -173,7 +177,11 @@ def _compiled(pattern: str) -> Any:
 
 
 def _matches(compiled: Any, pattern: str, text: str, seconds: float) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of each match; raise InvalidInputError if this takes longer than `seconds`."""
+    """Yield (start, end) of each match of a compiled expression in a text.
+
+    Raises:
+        InvalidInputError: this takes longer than `seconds`. The message names the `pattern`.
+    """
     try:
         for found in compiled.finditer(text, timeout=max(seconds, 0.001)):
             yield found.span()
@@ -185,6 +193,6 @@ def _matches(compiled: Any, pattern: str, text: str, seconds: float) -> Iterator
 
 
 def _shown(pattern: str) -> str:
-    """Return the name of a `regex` splitter for messages, on one line and not too long."""
+    """Return the name `regex:PATTERN` of a splitter for messages, on one line and cut to 80 characters."""
     text = "regex:" + pattern.replace("\n", "\\n")
     return text if len(text) <= 80 else f"{text[:77]}..."

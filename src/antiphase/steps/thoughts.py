@@ -71,11 +71,11 @@ def thought_tags(texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
 
 @functools.lru_cache(maxsize=256)
 def tag_pattern(tag: str) -> str:
-    """Return a regular expression, without groups, for a tag as models write it.
+    """Return a regular expression, without groups, that matches a tag in all the ways in which models write it.
 
-    If a known tag is a name in angle brackets, capital letters, spaces and bars make no difference: `<THINK>`,
-    `<think >` and `<|think|>` count as `<think>`. The tags of gpt-oss are headers of channels. Its channel
-    `commentary` counts as a thought, like its channel `analysis`, and a header may name a recipient, as in
+    In a known tag such as `<think>`, capital letters, spaces and bars make no difference: `<THINK>`, `<think >` and
+    `<|think|>` match too. gpt-oss has no such tags; a header begins each of its channels. Its channels `analysis` and
+    `commentary` both count as a thought. A header may name a recipient, as in
     `<|channel|>analysis to=python<|message|>`.
     """
     if tag == _CHANNEL[0]:
@@ -90,7 +90,7 @@ def tag_pattern(tag: str) -> str:
 
 
 def either_tag(tags: Sequence[tuple[str, str]]) -> str:
-    """Return a regular expression, without groups, for every opening and closing tag."""
+    """Return a regular expression, without groups, that matches any of the opening and closing tags."""
     return "|".join(tag_pattern(tag) for pair in tags for tag in pair)
 
 
@@ -150,7 +150,7 @@ def closing_spans(text: str, close: str) -> list[tuple[int, int]]:
 
 
 def _in_sentence(text: str, start: int, end: int) -> bool:
-    """Return whether a tag stands inside a sentence, with words of the sentence on both sides."""
+    """Return whether the tag at [start, end) has words of one sentence on both sides, as in `I use </think> to`."""
     before, after = text[max(0, start - 2) : start], text[end : end + 2]
     goes_on = after[:1] in (".", ",", ";") or (after[:1] == " " and after[1:].islower())
     return len(before) == 2 and before[0].isalnum() and before[1] == " " and goes_on
@@ -163,7 +163,10 @@ def opens(text: str, tags: Sequence[tuple[str, str]] = TAGS) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _opening_pattern(opening: str) -> re.Pattern[str]:
-    """Return the regular expression for an opening tag at a place where it begins a thought."""
+    """Return a regular expression that matches an opening tag only where it begins a thought.
+
+    This is at the beginning or the end of a line.
+    """
     tag = tag_pattern(opening)
     turn = rf"|<\|start\|>assistant[^\S\n]*{tag}" if opening == _CHANNEL[0] else ""
     return re.compile(rf"(?m)^[^\S\n]*{tag}|{tag}[^\S\n]*\n{turn}")
@@ -224,7 +227,7 @@ def opened_in_prompt(tokenizer: Any, prompt_ids: Sequence[int], tags: Sequence[t
 
 
 def _special_tokens(tokenizer: Any) -> list[str]:
-    """Return the texts of all special tokens, the longest first."""
+    """Return the texts of all special tokens of a tokenizer, the longest first."""
     # A tokenizer may have added special tokens that are not in `all_special_tokens`.
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     found = {*map(str, tokenizer.all_special_tokens), *(token.content for token in added if token.special)}
@@ -232,7 +235,7 @@ def _special_tokens(tokenizer: Any) -> list[str]:
 
 
 def with_opening(completion: str, prompt: str, tags: Sequence[tuple[str, str]] = TAGS) -> str:
-    r"""Return the completion with the opening tag from the end of the prompt put before it.
+    r"""Put the opening tag that stands at the end of the prompt before the completion, and return the result.
 
     The completion is returned unchanged if the prompt does not end with an opening tag, or if the completion itself
     begins with this tag.

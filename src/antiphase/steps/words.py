@@ -41,16 +41,16 @@ _LONGEST_LABEL = 60
 def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after: int) -> bool:
     """Return whether a sentence ends at a group of marks. The marks are . ! ? … and nothing stands between them.
 
-    In `He said "No!?" Then`, the marks are `!?`.
+    An example is `He said "No!?" Then`, in which the marks are `!?`.
 
     Args:
         text: the text of the completion.
-        begin: the offset of the first character of the current sentence; here of `H`.
-        start: the offset of the first mark; here of `!`.
-        stop: the offset after the last mark; here of the closing quote.
+        begin: the offset of the first character of the current sentence (`H` in the example).
+        start: the offset of the first mark (`!` in the example).
+        stop: the offset after the last mark (that of the closing quote in the example).
         end: the offset after the closing quotes, brackets and emphasis signs that follow the marks. It equals `stop`
             if there are none.
-        after: the offset of the next character that is not white space; here of `T`.
+        after: the offset of the next character that is not white space (`T` in the example).
     """
     following = text[after : after + 1]
     if after == end:  # No space follows. This is a number, a URL or an attribute, except in Chinese and Japanese.
@@ -72,7 +72,8 @@ def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after:
 def _full_stop(text: str, begin: int, start: int, after: int) -> bool:
     """Return whether the full stop at the offset `start` ends a sentence.
 
-    The current sentence begins at `begin`, and the next character that is not a space stands at `after`.
+    The current sentence begins at `begin`. The next character after the full stop that is not white space stands at
+    `after`.
     """
     found = _WORD_BEFORE.search(text, max(begin, start - _LONGEST_WORD), start)
     # A label is the number of a list item, or "Step 1.".
@@ -95,7 +96,13 @@ def _full_stop(text: str, begin: int, start: int, after: int) -> bool:
 def _is_initial(text: str, begin: int, start: int, after: int) -> bool:
     """Return whether a capital letter before a full stop is an initial, as in "George W. Bush".
 
-    In "point A. Then" it is not an initial. `ends_sentence` explains the offsets.
+    In "point A. Then" it is not an initial.
+
+    Args:
+        text: the text of the completion.
+        begin: the offset of the first character of the current sentence.
+        start: the offset of the capital letter.
+        after: the offset of the next word.
     """
     following = _WORD_AFTER.match(text, after)
     if following is None or following[1].lower() in _STARTERS:
@@ -107,7 +114,7 @@ def _is_initial(text: str, begin: int, start: int, after: int) -> bool:
 
 
 def _is_number(text: str, stop: int) -> bool:
-    """Return whether a number, a closing bracket or a variable of one letter ends at an offset."""
+    """Return whether the text before the offset `stop` ends with a digit, `)`, or a word of one letter."""
     found = _WORD_BEFORE.search(text, max(0, stop - 3), stop)
     return len(found[0]) == 1 if found else text[stop - 1 : stop].isdigit() or text[stop - 1 : stop] == ")"
 
