@@ -107,7 +107,7 @@ class Cells:
         seeds = self.seeds(corpus, step)
         if step == 0 and texts != ROLLOUTS:
             seeds = seeds[:1]
-        return _value([_each(self.entry(corpus, seed, step, texts, estimator), unit, given) for seed in seeds])
+        return value_of([_each(self.entry(corpus, seed, step, texts, estimator), unit, given) for seed in seeds])
 
     def change(
         self, corpus: str, step: int, texts: str, estimator: str = "own", unit: str = "step", given: str = "none"
@@ -119,7 +119,7 @@ class Cells:
             before = _each(self.entry(corpus, seed, 0, texts, estimator), unit, given)
             if len(after) == len(before):
                 differences.append([late - early for late, early in zip(after, before, strict=True)])
-        return _value(differences)
+        return value_of(differences)
 
     def contrast(self, corpus: str, other: str, step: int, texts: str, given: str = "none") -> Value:
         """Return ρ by sentence after training on one corpus minus that after another one, paired by seed and text."""
@@ -128,7 +128,7 @@ class Cells:
             one, two = (_each(self.entry(name, seed, step, texts, "own"), "step", given) for name in (corpus, other))
             if len(one) == len(two):
                 differences.append([left - right for left, right in zip(one, two, strict=True)])
-        return _value(differences)
+        return value_of(differences)
 
 
 def entry_of(row: Mapping[str, Any] | None, texts: str, estimator: str) -> Mapping[str, Any] | None:
@@ -144,7 +144,7 @@ def _each(entry: Mapping[str, Any] | None, unit: str, given: str) -> list[float]
     return [math.nan if value is None else float(value) for value in entry["units"][unit]["within"][given]["each"]]
 
 
-def _value(by_seed: Sequence[Sequence[float]]) -> Value:
+def value_of(by_seed: Sequence[Sequence[float]]) -> Value:
     """Return the mean over seeds and texts with its interval.
 
     Args:

@@ -9,12 +9,16 @@ the study that was not run yet is called so.
 import argparse
 from pathlib import Path
 
-from verdict_claims import Finding, findings
+import pandas as pd
+from gain_split import PARTS, gain_split, rollouts_of
+from verdict_claims import SWEEPS, Finding, findings
 from verdict_figure import verdict_figure
 
 from antiphase.evaluation.comparison_formats import markdown_table
 from antiphase.figures.style import styled
 
+STUDIES = Path(__file__).parent
+_REFERENCE = "grpo"
 _HEADER = ("claim", "the paper's number", "ours [95 %]", "what our number is", "where", "detectable", "verdict")
 
 
@@ -25,7 +29,7 @@ def write_verdict(folder: Path) -> str:
         folder: the folder of the study.
     """
     found = findings(folder)
-    text = _markdown(found)
+    text = _markdown(found, _splits(folder))
     (folder / "verdict.md").write_text(text, encoding="utf-8")
     (folder / "figures").mkdir(exist_ok=True)
     figure = verdict_figure(found)
@@ -35,7 +39,27 @@ def write_verdict(folder: Path) -> str:
     return text
 
 
-def _markdown(found: list[Finding]) -> str:
+def _splits(folder: Path) -> list[list[str]]:
+    """Return a row for each group and method: what it changes in ι against GRPO, and the parts of this change."""
+    rows = []
+    for name, models in SWEEPS.items():
+        results = folder / f"results-{name}"
+        rollouts = rollouts_of(STUDIES / f"{name}.yaml", results) if _has_cells(results) else pd.DataFrame()
+        for group, own in rollouts.groupby("group", sort=False) if len(rollouts) else ():
+            methods = list(dict.fromkeys(own.method))
+            for method in methods if _REFERENCE in methods else ():
+                if method != _REFERENCE and {*own[own.method == method].seed} & {*own[own.method == _REFERENCE].seed}:
+                    parts = gain_split(own, method, _REFERENCE)
+                    rows.append([f"{models}, {group}", method, *(str(parts[part]) for part in PARTS)])
+    return rows
+
+
+def _has_cells(results: Path) -> bool:
+    """Return whether a folder of results holds a finished cell."""
+    return (results / "cells.jsonl").is_file() or any((results / "cells").glob("*.json"))
+
+
+def _markdown(found: list[Finding], splits: list[list[str]]) -> str:
     """Return the text of verdict.md."""
     rows = [[one.claim, one.paper, one.text, one.what, one.scale, one.power, f"**{one.verdict}**"] for one in found]
     minds = dict.fromkeys((one.claim, one.mind) for one in found)
@@ -52,16 +76,31 @@ def _markdown(found: list[Finding]) -> str:
         "of rows, so about one row in twenty is expected to exclude 0 by chance.",
         "**Detectable** is the smallest true value that so many seeds and texts (or problems) tell from 0 in 80 % of "
         "cases. A smaller effect may exist and stay unseen here.",
+        *_split_section(splits),
         "## What would change our mind",
         markdown_table(("claim", "what would change our mind"), [list(pair) for pair in minds]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def _split_section(splits: list[list[str]]) -> list[str]:
+    """Return the section on what the gain of ι consists of, as paragraphs."""
+    if not splits:
+        return []
+    header = ("where", "method", "ι minus that of GRPO", "by entropy", "by length", "rest")
+    return [
+        "## What the gain of ι consists of",
+        markdown_table(header, splits),
+        "ι = −ρ over the sentences of a rollout. By entropy and by length: what the method's change of mean entropy "
+        "and length would do to ι, by the slopes among GRPO's own rollouts of one problem. Rest: what these two do "
+        "not explain. The number of texts is that of the problems.",
+    ]
+
+
 def main() -> None:
     """Write the verdict and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent, help="the folder of the study")
+    parser.add_argument("folder", type=Path, nargs="?", default=STUDIES, help="the folder of the study")
     print(write_verdict(parser.parse_args().folder))
 
 

@@ -49,10 +49,10 @@ def test_one_seed_has_an_interval_over_texts():
 
 
 def test_one_text_has_no_interval_and_none_is_undefined():
-    one = emergence_findings._value([[0.25, math.nan]])
+    one = emergence_findings.value_of([[0.25, math.nan]])
     assert (str(one), math.isnan(one.low)) == ("not enough data (1 texts)", True)
-    assert str(emergence_findings._value([[], [math.nan]])) == "undefined"
-    assert emergence_findings._value([[]]).num_seeds == 0
+    assert str(emergence_findings.value_of([[], [math.nan]])) == "undefined"
+    assert emergence_findings.value_of([[]]).num_seeds == 0
 
 
 def test_a_contrast_is_paired_by_seed_and_text():
@@ -62,8 +62,8 @@ def test_a_contrast_is_paired_by_seed_and_text():
 
 
 def test_few_texts_are_not_enough_data():
-    assert str(emergence_findings._value([[0.1, 0.2, 0.3, 0.4, 0.5]])) == "not enough data (5 texts)"
-    assert str(emergence_findings._value([[0.1, 0.2] * 3])).endswith("(6 texts)")
+    assert str(emergence_findings.value_of([[0.1, 0.2, 0.3, 0.4, 0.5]])) == "not enough data (5 texts)"
+    assert str(emergence_findings.value_of([[0.1, 0.2] * 3])).endswith("(6 texts)")
 
 
 def test_the_files(tmp_path):

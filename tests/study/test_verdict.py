@@ -3,10 +3,12 @@
 import json
 import math
 
+import pandas as pd
 import pytest
 import verdict
 from emergence_findings import Value
 from emergence_rows import ROWS
+from split_rows import made
 from verdict_claims import NOT_RUN, findings, judged
 
 
@@ -90,3 +92,19 @@ def test_the_files(tmp_path):
     verdict.write_verdict(tmp_path)
     assert first[:4] == b"\x89PNG"
     assert first == (tmp_path / "figures" / "verdict.png").read_bytes()
+
+
+def test_the_split_of_the_gain(tmp_path, monkeypatch):
+    (tmp_path / "results-emergence" / "cells").mkdir(parents=True)
+    (tmp_path / "results-tiny").mkdir()
+    (tmp_path / "results-tiny" / "cells.jsonl").write_text("")
+    rows = pd.concat([made(), made(coupling=0.07, method="corr-po")]).assign(group="64x2 · mod3")
+    monkeypatch.setattr(
+        verdict, "rollouts_of", lambda study, results: rows if results.name == "results-tiny" else None
+    )
+    text = verdict.write_verdict(tmp_path)
+    line = next(line for line in text.split("\n") if line.startswith("| tiny models, 64x2 · mod3 | corr-po |"))
+    gain, by_entropy, by_length, rest = line.split(" | ")[2:]
+    assert gain.startswith("+0.070")
+    assert rest.startswith("+0.070")
+    assert (by_entropy[:6], by_length[:6]) == ("+0.000", "+0.000")
