@@ -47,7 +47,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(options: dict[str, Any], out: Path) -> None:
-    """Compare and print the tables."""
+    """Compare the evaluations, and print the tables."""
     from antiphase.evaluation.entries import Options, check_comparison
 
     own = {name: options.pop(name) for name in ("reference", "paired_seeds", "smallest", "allow_mismatch")}

@@ -99,7 +99,7 @@ def add_server_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def add_chat_options(group: "argparse._ArgumentGroup") -> None:
-    """Add the options for calling the model's chat template."""
+    """Add the options that say how the model's chat template is called."""
     group.add_argument(
         "--chat-template-kwargs",
         type=json_object,
@@ -155,7 +155,8 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
 
     Args:
         group: the group to which the options are added.
-        measured: whether the command can also measure no signals, as `eval` and `compare` can.
+        measured: whether the help text also names the estimator `none`, which measures no signals. `eval` and
+            `compare` have it.
     """
     group.add_argument(
         "--estimator",
@@ -246,7 +247,7 @@ def print_written(out: Path, beside: str | None = None) -> None:
 
     Args:
         out: the folder of the run.
-        beside: the name of a folder inside it that holds many runs. Only the name of this folder is printed.
+        beside: the name of a folder inside `out` that holds many runs. Only its name is printed, not its files.
     """
     print(f"\nwritten to {out}:")
     for path in sorted(out.rglob("*")):

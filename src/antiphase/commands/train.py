@@ -1,4 +1,4 @@
-"""The command `antiphase train`, which trains a model. TRL's parser reads its arguments; messages are printed here."""
+"""The command `antiphase train`, which trains a model. TRL reads the arguments, and this module prints messages."""
 
 import argparse
 import sys

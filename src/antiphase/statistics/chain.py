@@ -118,9 +118,10 @@ def frequency(token_ids: Int[Tensor, "token"]) -> Int[Tensor, "token"]:
 
 
 class _Columns:
-    """Correlations between named columns, all over the same tokens and the same resamples of prompts.
+    """Computes correlations between named columns, all over the same tokens and the same resamples of prompts.
 
-    A column that is missing or all NaN is left out. A token is used if it has a value in all remaining columns.
+    A column has one value for each token. A column that is missing or all NaN is left out. A token is used if it has a
+    value in all remaining columns.
     """
 
     def __init__(self, columns: Mapping[str, Tensor], wanted: Sequence[str], clusters: Tensor, **options: Any) -> None:
@@ -133,7 +134,10 @@ class _Columns:
         self.joint = Joint.of([columns[name] for name in present], clusters, **options) if present else None
 
     def correlation(self, x: str, y: str, given: Sequence[str] = ()) -> Correlation:
-        """Correlate columns x and y with the given columns held fixed; NaN if one of these columns was left out."""
+        """Return the correlation of columns x and y with the columns `given` held fixed.
+
+        The correlation is NaN if one of these columns was left out.
+        """
         if self.joint is None or not {x, y, *given} <= self.place.keys():
             return Correlation(math.nan, math.nan, math.nan, 0, math.nan, "spearman", 0.95)
         return self.joint.correlation(
@@ -199,7 +203,7 @@ def controls(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Correlate each control with entropy and with strength, and correlate entropy and strength with it held fixed.
+    """Correlate each control with entropy and with strength, and correlate these two while the control is held fixed.
 
     A control is another number of a token, such as its position, that might explain why entropy and strength are
     correlated.

@@ -42,7 +42,7 @@ def average_ranks(
 
 
 def _centered(values: Tensor, mask: Tensor) -> Tensor:
-    """Subtract from each row the mean of its values where the mask is True; the result is 0 where it is False."""
+    """Subtract from each row the mean of the values at which the mask is True. At all others, the result is 0."""
     wide = values.double().masked_fill(~mask, 0.0)
     count = mask.sum(1, keepdim=True).clamp_min(1)
     return (wide - wide.sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)
@@ -109,7 +109,7 @@ def coefficients(
 
 
 def valid_items(series: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
-    """Return where all series have a value and the mask, if there is one, is True.
+    """Return a mask that is True where no series is NaN, and where the given mask (if there is one) is True.
 
     Raises:
         InvalidInputError: a value that is used is infinite.
@@ -122,7 +122,7 @@ def valid_items(series: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
 
 
 def _fisher(correlation: Correlation) -> Correlation:
-    """Return the correlation with Fisher's interval filled in."""
+    """Return a copy of the correlation, to which Fisher's interval is added."""
     value, ranks = correlation.value, correlation.method == "spearman"
     if math.isnan(value):
         return correlation
@@ -136,9 +136,9 @@ def _fisher(correlation: Correlation) -> Correlation:
 
 
 def group_means(series: Float[Tensor, "series item"], groups: Int[Tensor, "item"]) -> Float[Tensor, "series group"]:
-    """Compute the mean of every series over each group of items, such as the tokens of one id.
+    """Compute the mean of every series over each group of items, such as the tokens with the same id.
 
-    The groups of the result are in ascending order of their numbers in `groups`.
+    `groups` has the number of each item's group. The result has the groups in ascending order of these numbers.
     """
     ids, place = groups.unique(return_inverse=True)
     wide, count = series.double(), torch.bincount(place, minlength=len(ids)).double()
@@ -163,7 +163,7 @@ def group_bounds(
 
     Args:
         series: the series.
-        place: the group of each item, numbered from 0.
+        place: the number of each item's group, counted from 0.
         num_groups: the number of groups.
     """
     where = place.expand_as(series)
@@ -187,12 +187,15 @@ def unit_of(unit: Unit | None, token_ids: Tensor | None) -> Unit:
 
 
 def least_items(unit: Unit, min_tokens: int | None) -> int:
-    """Return the smallest number of items for a correlation: `min_tokens` if it is given, else the unit's default."""
+    """Return the smallest number of items for a correlation: `min_tokens`, or the unit's default if this is None."""
     return min_tokens if min_tokens is not None else MIN_STEPS if unit == "step" else MIN_TOKENS
 
 
 def _two_series(entropy: TokenSignals | Tensor, strength: Tensor | None, unit: Unit) -> tuple[Tensor, Tensor]:
-    """Return entropy and strength as `[batch, item]` on the CPU, and check their shapes."""
+    """Return entropy and strength as tensors `[batch, item]` on the CPU; refuse them if their shapes differ.
+
+    `TokenSignals` contain both series. For the unit `step`, their values for steps are returned.
+    """
     if isinstance(entropy, TokenSignals):
         signals = entropy.steps if unit == "step" else entropy
         if signals is None:
@@ -208,7 +211,10 @@ def _two_series(entropy: TokenSignals | Tensor, strength: Tensor | None, unit: U
 
 
 def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
-    """Return the argument `name` as `[batch, item]` on the CPU; refuse it if it has another shape than the series."""
+    """Return the tensor `given` as `[batch, item]` on the CPU; refuse it if its shape is not that of the series.
+
+    `name` is the name of the tensor in the error message.
+    """
     given = torch.atleast_2d(given.cpu())
     if given.shape != series.shape:
         raise InvalidInputError(
@@ -218,7 +224,7 @@ def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
 
 
 def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Average x and y over each type of each row. A type is a distinct token id; it stands for all its occurrences.
+    """Average x and y over the tokens of each type, in each row. A type is a distinct token id.
 
     Args:
         x, y: the two series, `[batch, token]`.
@@ -226,9 +232,9 @@ def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor
         valid: True where a token is used.
 
     Returns:
-        The means of x, the means of y, and the place of each token's type. The means of a type stand at the position
-        where the type's id first occurs in the row, and the place is the index of this position. At all other
-        positions the means are NaN.
+        Three tensors `[batch, token]`: the means of x, the means of y, and an index for each token. The means of a
+        type stand at the position of its first token in the row. At all other positions they are NaN. The index of a
+        token says at which position the means of its type stand.
     """
     means = torch.full((2, *x.shape), torch.nan, dtype=torch.float64)
     home = torch.zeros(x.shape, dtype=torch.long)

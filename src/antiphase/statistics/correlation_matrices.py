@@ -66,14 +66,14 @@ def correlation_matrix(
 def weighted_ranks(values: Float[Tensor, "item"]) -> Callable[[Tensor], Tensor]:
     """Return a function that maps weights `[resample, item]` to the ranks of the values in each resample.
 
-    In a resample, a value occurs as often as its weight says. The ranks are smaller than usual by one half; this does
+    In a resample, a value occurs as often as its weight says. Each rank is smaller than usual by one half, which does
     not change a correlation.
     """
     _, place = values.unique(return_inverse=True)
     num = int(place.max()) + 1
 
     def ranks(weights: Tensor) -> Tensor:
-        """Return the ranks `[resample, item]` for these weights."""
+        """Return the ranks of the values in each resample, `[resample, item]`, for weights of the same shape."""
         mass = torch.zeros(len(weights), num, dtype=torch.float64).index_add_(1, place, weights)
         return (mass.cumsum(1) - mass / 2)[:, place]
 

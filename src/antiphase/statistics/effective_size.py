@@ -33,8 +33,9 @@ def effective_pairs(
         n_k = Σ_t w_t w_{t+k}
         r_x(k) = (Σ_t √(w_t w_{t+k}) x_t x_{t+k} / n_k) / (Σ_t w_t x_t² / n)
 
-    so n is the number of types. The roots are needed because one of m values changes their mean by only 1/m of its own
-    change, while the standard deviation of the mean is 1/√m of that of one value.
+    so n is the number of types. The roots are needed because the value of a type is a mean of m values. If one of the
+    m values changes, the mean changes by 1/m of this change. But the standard deviation of the mean is 1/√m of the
+    standard deviation of one value, not 1/m.
 
     Args:
         x, y: the centred series, 0 outside the mask.
@@ -82,7 +83,7 @@ def effective_types(
 ) -> Float[Tensor, "batch"]:
     """Compute the effective number of independent types in each row, by `effective_pairs` with weights.
 
-    A type is a distinct token id. Its value counts at every position where the id occurs.
+    A type is a distinct token id. Its value is used at every position where the id occurs.
 
     Args:
         x, y: the centred values of the types. Each type has one index in the row.

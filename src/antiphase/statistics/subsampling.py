@@ -87,11 +87,14 @@ def subsampling_error(
 
 
 def _left_out(counts: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
-    """Return, for each rollout, the floor of d, and the probability that one token more is left out.
+    """Return, for each rollout, how many measured tokens a random subset leaves out.
+
+    This number is d = n (1 − n/N) / (2 − n/N). It need not be whole. So two values are returned: d rounded down, and
+    the probability that one token more is left out.
 
     Args:
-        counts: the number n of measured tokens of each rollout; not 1 unless the rollout has one token.
-        totals: the number N of its tokens.
+        counts: the number n of measured tokens of each rollout. It may be 1 only if the rollout has one token.
+        totals: the number N of all tokens of each rollout.
 
     >>> least, likely = _left_out(torch.tensor([16.0, 3.0, 5.0]), torch.tensor([1e9, 1e9, 5.0]))
     >>> least.tolist(), [round(p, 3) for p in likely.tolist()]

@@ -96,8 +96,8 @@ def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, 
         processes: number of processes that a training runs in.
 
     Raises:
-        InvalidInputError: two methods of the same model and setting have different budgets, and not only in the parts
-            that the study calls tuned.
+        InvalidInputError: two methods of the same model and setting have budgets that differ in a part that was not
+            tuned for each method (`Study.tuned`).
     """
     known: dict[tuple[str, str, str], Budget] = {}
     budgets: dict[str, Budget] = {}
@@ -115,7 +115,7 @@ def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, 
 
 
 def _check_equal(methods: tuple[str, str], left: Budget, right: Budget, tuned: Sequence[str]) -> None:
-    """Refuse two methods whose budgets differ in a part that is not tuned."""
+    """Raise InvalidInputError if the budgets of two methods differ in a part that `tuned` does not name."""
     parts = [name for name, one in vars(left).items() if one != vars(right)[name] and name not in tuned]
     differing = [f"{name} is {vars(left)[name]!r} and {vars(right)[name]!r}" for name in parts]
     if differing:

@@ -23,7 +23,7 @@ class Made:
 
     Args:
         name: the name of the model's folder in `models/`.
-        command: the words of the command; `{out}` in them stands for this folder.
+        command: the words of the command; `{out}` in a word stands for the model's folder.
     """
 
     name: str
@@ -35,9 +35,10 @@ class Cell:
     """One model, setting, method and seed of a study.
 
     Args:
-        model, setting, method, seed: the cell's place in the grid.
+        model, setting, method: the names that say, with the seed, which experiment of the grid this is.
+        seed: the seed.
         path: hub id or directory of the model; None if a command makes the model.
-        made: the command that makes the model; None if there is none.
+        made: the command that makes the model; None if no command makes it.
         stage: the folder in the model's directory that is evaluated without training; None if the cell trains.
         recipe: keys of antiphase train, without model, seed and output_dir.
         evaluation: options of antiphase eval.
@@ -80,7 +81,7 @@ class Cell:
 
 
 def _specs(options: Mapping[str, Any]) -> list[str]:
-    """Return the task specs in some options. Entries that are not text are left out; a later check refuses them."""
+    """Return the task specs in some options. Values that are not text are left out; a later check refuses them."""
     tasks = options.get("tasks") or []
     return [tasks] if isinstance(tasks, str) else [task for task in tasks if isinstance(task, str)]
 

@@ -79,10 +79,12 @@ def train_under(launch: str, recipe: Path) -> None:
 
 @contextlib.contextmanager
 def _passed_on(process: "subprocess.Popen[bytes]") -> Iterator[list[list[Found]]]:
-    """Pass the first SIGTERM on to a process while the block lasts. A training then saves a checkpoint and ends.
+    """While the `with` block lasts, pass a SIGTERM that comes on to the launcher's process, but only the first one.
+
+    A training that gets SIGTERM saves a checkpoint and ends.
 
     Yields:
-        a list that stays empty until SIGTERM comes. Then it gets the processes that the process has started, as
+        a list that is empty until SIGTERM comes. Then the processes that the launcher has started are added to it, as
         `descendants` returns them.
     """
     told: list[list[Found]] = []

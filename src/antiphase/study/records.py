@@ -82,7 +82,7 @@ def done_names(folder: Path) -> set[str]:
 
 
 def is_done(folder: Path, name: str) -> bool:
-    """Return whether the cell of this name is done: whether its record is a file, or a line of the packed file."""
+    """Return whether the cell of this name is done, which means that the folder contains its record."""
     if (folder / "cells" / f"{name}.json").is_file():
         return True
     return any(record["cell"] == name for record in packed_records(folder))

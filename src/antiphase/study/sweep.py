@@ -163,7 +163,7 @@ def _begin(study: Study, folder: Path) -> None:
 
 
 def _run_here(todo: Sequence[Cell], folder: Path, keep_models: bool, launch: str | None) -> dict[str, str]:
-    """Run cells in this process, one after another. Return the error messages of those that failed, by name."""
+    """Run cells in this process, one after another. Return the error messages of failed cells, by name."""
     failed = {}
     for cell in todo:
         try:
@@ -181,7 +181,7 @@ def _run_all(
     Other processes may do the same in this folder at the same time.
 
     Returns:
-        the error messages of models and cells that failed, by name. The others were still run.
+        the error messages of models and cells that failed, by name. All other cells were run.
     """
     needed = {cell.made.name for cell in todo if cell.made is not None}
     missing = [made for name, made in study.made().items() if name in needed and not is_made(made, folder)]
@@ -195,7 +195,7 @@ def _run_all(
 
 
 def _tidy_all(study: Study, folder: Path, keep_models: bool) -> None:
-    """Finish the done cells whose process was killed after it stored the results, and before it kept the model."""
+    """Clean up done cells whose process was killed after it stored the results, and before it kept the model."""
     done = done_names(folder)
     for cell in study.cells:
         if cell.name in done and (folder / "work" / cell.name).is_dir():
@@ -206,8 +206,8 @@ def _tidy_all(study: Study, folder: Path, keep_models: bool) -> None:
 def _finish(study: Study, folder: Path, failed: dict[str, str], before: int | None) -> SweepResult:
     """Write the tables and figures of the cells that are done. If all are done, join their files into two.
 
-    If several sweeps of the same study shared the cells, the first that comes here does this, and the others only read
-    its report. A sweep of another version of the study makes its own, which replaces the tables of the other one.
+    If several sweeps of the same study shared the cells, the first one that calls this function writes the report, and
+    the others only read it. A sweep of a changed study writes a new report, which replaces the old one.
 
     Args:
         study: the study.
@@ -238,5 +238,5 @@ def _finish(study: Study, folder: Path, failed: dict[str, str], before: int | No
 
 
 def _changed(path: Path) -> int:
-    """Return when a file was last written, in nanoseconds; 0 if it does not exist."""
+    """Return the time at which a file was last written, in nanoseconds; 0 if the file does not exist."""
     return path.stat().st_mtime_ns if path.exists() else 0

@@ -63,7 +63,11 @@ def usual_form(text: str) -> str:
 def without_half(answer: str, gold: str) -> str:
     """Return the answer without its `am` or `pm`, if the reference is a time of day that has neither.
 
-    An answer that is not a time of day is returned unchanged.
+    In all other cases the answer is returned unchanged.
+
+    Args:
+        answer: the answer, in the form of `usual_form`.
+        gold: the reference.
     """
     time = _TIME.fullmatch(answer)
     return answer if time is None or _TIME.fullmatch(gold) or not re.fullmatch(r"\d{1,2}:\d{2}", gold) else time[1]
@@ -82,7 +86,7 @@ def _as_fraction(found: re.Match[str]) -> str:
 
 
 def _point(text: str) -> str | None:
-    """Return the point that a text such as `x = 1, y = 2` describes; None for any other text."""
+    """Return the point that a text describes, such as `(1,2)` for `x = 1, y = 2`; None for any other text."""
     found = [_NAMED.fullmatch(part) for part in text.split(",")]
     named = {match[1]: match[2].strip() for match in found if match is not None}
     if len(named) < 2 or len(named) < len(found):
@@ -94,7 +98,7 @@ def _point(text: str) -> str | None:
 
 
 def as_interval(text: str) -> str | None:
-    r"""Return the interval of the numbers that an inequality allows for its one letter; None for any other text.
+    r"""Return the solutions of an inequality in one variable, as an interval; None for any other text.
 
     >>> as_interval("1 < x \\le 2"), as_interval("5 > x"), as_interval("x < y"), as_interval("x \\ne 2")
     ('(1,2]', '(-\\infty,5)', None, None)

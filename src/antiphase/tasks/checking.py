@@ -35,7 +35,7 @@ class Checked:
     """The verdicts on one row: the verdict of its task, that of math-verify and that of lm-eval.
 
     Args:
-        id: the id of the row. If the row has none, this is its number in the file, counted from 0.
+        id: the id of the row. If the row has no id, this is the number of the row in the file, counted from 0.
         extracted: the answer that was judged; None if the completion has no answer.
         correct, outcome, reason: the task's verdict. `correct` says whether the completion is right, `outcome` is a
             name such as `wrong` or `no answer`, and `reason` explains the outcome in a few words.

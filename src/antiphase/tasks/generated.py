@@ -41,7 +41,7 @@ class GeneratedTask(ExtractingTask):
 
         Args:
             split: the split that the problems belong to.
-            num: how many problems are returned; None returns `size` of them.
+            num: how many problems are returned; None returns as many as the field `size` says.
             seed: seed of the stream.
 
         Raises:

@@ -49,7 +49,7 @@ class GymTask(GeneratedTask):
     """Problems of one reasoning_gym generator.
 
     Args:
-        options: the options of the generator's configuration as (name, value), without its seed and size.
+        options: the options of the generator as pairs (name, value). Its seed and its size are not among them.
     """
 
     options: tuple[tuple[str, Any], ...] = field(hash=False)  # may hold lists
@@ -147,7 +147,7 @@ class GymTask(GeneratedTask):
         return _made_again(self, stored["seed"], stored["index"])
 
     def stream(self, seed: int) -> Iterator[Problem]:
-        """Yield the generator's problems without end, except those whose reference answer its own scorer rejects."""
+        """Yield the generator's problems without end. Those whose reference answer the scorer rejects are left out."""
         accepted = 1
         for chunk in itertools.count():
             digest = hashlib.sha256(f"{self.name}:{seed}:{chunk}".encode()).digest()
@@ -177,7 +177,7 @@ class GymTask(GeneratedTask):
 
 @functools.lru_cache(maxsize=64)
 def _dataset(task: GymTask, seed: int) -> Any:
-    """Return the data set of reasoning_gym that the task's generator makes from a seed."""
+    """Return the data set that the task's reasoning_gym generator makes from a seed."""
     dataset_class, config_class = gym_generators()[task.name]
     try:
         config = config_class(**dict(task.options), seed=seed, size=_CHUNK)
@@ -188,5 +188,5 @@ def _dataset(task: GymTask, seed: int) -> Any:
 
 @functools.lru_cache(maxsize=4096)
 def _made_again(task: GymTask, seed: int, index: int) -> Any:
-    """Return the entry with this index in the data set that the generator makes from a seed."""
+    """Return the entry at `index` in the data set that the generator makes from `seed`. Entries are cached."""
     return _dataset(task, seed)[index]

@@ -85,7 +85,10 @@ def _only_letter(content: str) -> str | None:
 
 
 def _leading_letter(text: str, start: int) -> str | None:
-    """Return the letter that follows "the answer is" at `start`; None if no letter follows, or two letters do."""
+    """Return the letter that follows an announcement such as "the answer is"; None if no letter or two letters follow.
+
+    `start` is the offset in the text at which the announcement ends.
+    """
     alone = _only_letter(text[start:].partition("\n")[0])
     match = _LETTER.match(text, start)
     if alone is not None or match is None or _OTHERS.match(text, match.end()):

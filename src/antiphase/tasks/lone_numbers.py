@@ -65,7 +65,7 @@ _NEAR = 60  # characters before and after a number that are looked at
 
 
 def plain_numbers_text(text: str) -> str:
-    r"""Return the text with digits in ASCII, `$` in place of `\$`, and commas between thousands."""
+    r"""Return the text with its numbers in ASCII: `$` for `\$`, and a comma for LaTeX's thousands separator `{,}`."""
     return join_thousands(plain_text(text)).replace("\\$", "$")
 
 
@@ -75,7 +75,7 @@ def joined(text: str) -> str:
 
 
 def is_continued(text: str, place: int) -> bool:
-    """Return whether the text after a formula continues the formula, or offers a second answer."""
+    """Return whether the text from offset `place` on continues the formula before it, or offers a second answer."""
     after = text[place : place + 1000]
     return _CONTINUED.match(after) is not None or _OFFERED.match(after) is not None
 
@@ -135,13 +135,13 @@ def last_lone_number(text: str, units: Set[str] = frozenset()) -> str | None:
 
 
 def _is_part(before: str) -> bool:
-    """Return whether a number with this text before it is a part of a larger expression."""
+    """Return whether a number is part of a larger expression. `before` is the text before the number."""
     before = before[-_NEAR:]
     return (_PART_OF.search(before) is not None and _ALONE_AFTER_WORD.search(before) is None) or _named(before)
 
 
 def _named(before: str) -> bool:
-    """Return whether a function or a negation stands before a number, such as `log 2` and `not 7`."""
+    """Return whether the text before a number ends in a function or a negation, as in `log 2` and `not 7`."""
     return (
         re.search(r"\b(?:log|ln|sqrt|sin|cos|tan|exp|mod|not|never)\s+\(?\$?$|n['’]t\s+\$?$", before, re.IGNORECASE)
         is not None
@@ -169,7 +169,9 @@ def _holds(left: str, number: str) -> bool:
 
 
 def _with_unit(plain: str, found: re.Match[str], units: Set[str]) -> str:
-    """Return the number. If it has a known unit that is not among `units`, the unit is returned with it.
+    """Return the number, together with its unit if this is a known unit that the reference does not have.
+
+    If `units` is empty, the number is returned alone.
 
     Args:
         plain: the text that holds the number.

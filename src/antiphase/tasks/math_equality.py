@@ -157,9 +157,10 @@ def _without_about(text: str) -> str:
 
 
 def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order, compare: Compare) -> bool:
-    """Return whether two lists have the same items, in the same order if `ordered`.
+    """Return whether two lists have the same items.
 
-    `order` and `compare` say how two items are compared; `same_answer` explains them.
+    If `ordered` is True, the items must also have the same order. `same_answer` explains `order` and `compare`, which
+    say how two items are compared.
     """
     if len(given) != len(wanted):
         return False

@@ -87,7 +87,7 @@ class OwnTask(Task):
         return problems
 
     def for_training(self) -> "OwnTask":
-        """Return the same wrapper around the task that the user's `for_training` returns."""
+        """Return a new wrapper, around the task that the user's `for_training` returns."""
         with self._calling("for_training"):
             return replace(self, inner=self.inner.for_training())
 
@@ -192,15 +192,17 @@ def own_place(spec: Spec) -> CodePlace | None:
 
 
 def code_digests(tasks: Iterable[Task]) -> dict[str, str | None]:
-    """Return, for each user's own task, the sha256 of the file that the task was loaded from. The key is its spec.
+    """Return a mapping from the spec of each user's own task to the sha256 of the file that it was loaded from.
 
-    Other tasks are left out. If a task comes from a module without a file, its value is None.
+    Tasks of antiphase are left out. If a task comes from a module without a file, its sha256 is None.
     """
     return {task.spec: task.code.sha256 for task in tasks if isinstance(task, OwnTask)}
 
 
 def file_digests(specs: Iterable[str]) -> dict[str, str | None]:
-    """Return, for each user's own task, the sha256 that its file has now. The key is its spec. No task is loaded.
+    """Return a mapping from the spec of each user's own task to the sha256 that its file has now.
+
+    Tasks of antiphase are left out, and no task is loaded.
 
     Raises:
         InvalidInputError: a file or module does not exist.
@@ -214,12 +216,12 @@ def file_digests(specs: Iterable[str]) -> dict[str, str | None]:
 
 
 def recorded_code(digests: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return the entry with these digests that a run folder stores; an empty dictionary if there are no digests."""
+    """Return `{"tasks_sha256": digests}`, which a run folder stores; an empty dictionary without digests."""
     return {"tasks_sha256": dict(digests)} if digests else {}
 
 
 def _checked(spec: str, found: Sequence[Any]) -> list[Problem]:
-    """Return the user's problems, each with `spec` as its `task`; raise InvalidInputError for a malformed one."""
+    """Return the user's problems, each with `spec` as its `task`. Raise InvalidInputError if one is malformed."""
     problems: list[Problem] = []
     places: dict[str, int] = {}
     for number, problem in enumerate(found):
@@ -243,7 +245,7 @@ def _checked(spec: str, found: Sequence[Any]) -> list[Problem]:
 
 
 def _truth(value: Any) -> bool:
-    """Return the value as a bool; raise TypeError if it is no bool."""
+    """Return the value as a bool; raise TypeError if it is not a bool."""
     # NumPy's booleans are accepted. A number is not, since nobody knows from which number on it counts as right.
     if type(value).__name__ not in ("bool", "bool_"):
         raise TypeError(f"it returned {value!r}; expected True or False")
@@ -251,7 +253,7 @@ def _truth(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    """Return the value; raise TypeError if it is no text."""
+    """Return the value if it is a text; raise TypeError for any other value."""
     if not isinstance(value, str):
         raise TypeError(f"it returned {value!r}; expected text or None")
     return value

@@ -149,7 +149,7 @@ def _close_all(workers: "list[_Worker]", pid: int) -> None:
 
 
 class _GoneError(Exception):
-    """Error when a process had ended before it read its request."""
+    """Raised when a process of the pool had ended before it read its request."""
 
 
 class _Worker:
@@ -238,7 +238,7 @@ class _Worker:
             raise _GoneError from None
 
     def _receive(self, timeout: float) -> dict[str, Any]:
-        """Return the next answer of the process, or `_LATE` if no answer comes within `timeout` seconds."""
+        """Return the next answer of the process; the constant `_LATE` if no answer comes within `timeout` seconds."""
         try:
             return self._answers.get(timeout=timeout)
         except queue.Empty:

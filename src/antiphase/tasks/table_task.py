@@ -18,7 +18,9 @@ ANSWER_COLUMNS = ("answer", "final_answer", "solution")
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that hold the question and the answer. If several are named, the first one that a row has is read.
+    """The names of the columns that hold the question and the answer of a row.
+
+    If several columns are named for one purpose, the first one that the row has is read.
 
     Args:
         question: the columns of the question.
@@ -85,7 +87,7 @@ class TableTask(RowTask):
         super().check_source()
 
     def warm_up(self) -> None:
-        """Import math-verify and parse once, since the first parse is slow: it builds the grammar."""
+        """Import math-verify and parse a text, because the first parse is slow (it builds the grammar)."""
         same_answer("x+1", "1+x", compare=self.compare)
 
     def verify(self, completion: str, problem: Problem) -> bool:
@@ -99,16 +101,16 @@ class TableTask(RowTask):
         return False if answer is None else quick_same(answer, problem.answer)
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """Return the answer in the common form that majority votes count; None if there is no answer."""
+        """Return the answer in a common form, so that majority votes can count it; None if there is no answer."""
         answer = self.answer_in(completion, problem)
         return None if answer is None else canonical_math(answer)
 
     def found(self, completion: str, problem: Problem) -> Found | None:
-        """Return the answer as it is written in the completion, and where it was found; None if there is none."""
+        """Return the answer as it is written in the completion, and where it was found; None if there is no answer."""
         return find_answer(completion, self.extract, problem.answer)
 
     def _answer(self, row: TableRow) -> str:
-        """Return the reference answer of a row; raise InvalidInputError if it has none."""
+        """Return the reference answer of a row; raise InvalidInputError if the row has no answer."""
         answer = row.first_of(self.columns.answer)
         if answer is None:
             raise missing(row, "answer", self.columns.answer, "answer_column")

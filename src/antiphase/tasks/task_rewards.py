@@ -100,11 +100,11 @@ class AccuracyReward(ReadingReward):
             metadata: the metadata of each problem.
             question: each problem's prompt, without template and system prompt. None for older data sets, which lack
                 this column.
-            finishes: how each completion ended: `length` at its length limit, else `stop`. None if the trainer does
-                not say it; `CorRPOTrainer` does.
-            log_metric: function that logs a metric by name and value. It gets the shares of the batch
-                `accuracy/timeouts`, `accuracy/errors` and `accuracy/no_answer`; and `accuracy/cut_off` if `finishes`
-                is given.
+            finishes: how each completion ended: `length` if it reached its length limit, else `stop`. None if the
+                trainer does not say it; `CorRPOTrainer` does.
+            log_metric: a function that logs a metric, called with its name and value. The metrics are
+                `accuracy/timeouts`, `accuracy/errors` and `accuracy/no_answer`, each a share of the batch. If
+                `finishes` is given, `accuracy/cut_off` is logged too.
             kwargs: other columns, not read.
         """
         problems = [
@@ -162,7 +162,7 @@ class FormatReward(ReadingReward):
     __name__ = "format_reward"
 
     def __call__(self, completions: Sequence[Any], prompts: Sequence[Any] | None = None, **kwargs: Any) -> list[float]:
-        """Return 1 or 0 for each completion; other arguments from the trainer are not read."""
+        """Return the reward of each completion, 1 or 0. Other arguments from the trainer (`kwargs`) are not read."""
         return [float(_has_format(text.strip(), self.tags)) for text in self.texts(completions, prompts)]
 
 
@@ -223,7 +223,7 @@ def _message_text(message: Mapping[str, Any]) -> str:
 
 
 def _prompt_end(prompt: Any) -> str:
-    """Return the last text before a completion: the prompt, or the assistant's message that ends a chat."""
+    """Return the text that a completion continues: the prompt, or the assistant's message at the end of a chat."""
     if isinstance(prompt, str):
         return prompt
     last = prompt[-1] if isinstance(prompt, list) and prompt else None

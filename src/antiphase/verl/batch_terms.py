@@ -18,12 +18,16 @@ from antiphase.verl.fact_columns import from_columns
 
 @dataclass(frozen=True)
 class BatchTerms:
-    """What is added for each row of a batch, in float64. Rows of padding have 0.
+    """What the inversion adds to the reward and the advantage of each row of a batch, in float64.
+
+    A row is a rollout, or padding. Padding gets 0.
 
     Args:
-        reward: added to the sum of the row's token rewards, before verl computes advantages.
-        advantage: added to the advantage of each of the row's tokens; 0 unless the mode is `centered`.
-        metrics: the metrics of the groups that lack no rollout, or of the largest groups if all lack some.
+        reward: the number that is added to the row's reward before verl computes advantages.
+        advantage: the number that is added to the advantage of each of the row's tokens; 0 unless the mode is
+            `centered`.
+        metrics: the metrics of the groups that lack no rollout. If all groups lack some, the metrics of the largest
+            groups.
     """
 
     reward: Float[Tensor, "row"]
@@ -40,11 +44,11 @@ def batch_terms(
     *,
     weight: float,
 ) -> BatchTerms:
-    """Compute the terms of a batch.
+    """Compute what the inversion adds to the reward and the advantage of each row of a batch.
 
     Args:
         reward: the inversion reward.
-        facts: the facts of each row, as `to_columns` returns them.
+        facts: the numbers that were measured on each row, as `to_columns` returns them.
         task: the task reward of each row.
         groups: the identity of the prompt of each row; the rows of one prompt form a group.
         padding: whether a row is padding, which is no rollout.
@@ -83,7 +87,7 @@ def batch_terms(
 
 
 def check_sessions(keys: Sequence[str], padding: Sequence[bool]) -> None:
-    """Refuse a batch in which an agent loop returned several outputs for one rollout.
+    """Raise an error if an agent loop returned several outputs for one rollout of a batch.
 
     verl computes the advantage of the last output alone, and gives it to the other outputs too. Which of the outputs
     should be measured is an open question.

@@ -10,7 +10,7 @@ _TESTED = "0.9."
 
 
 def _check_version() -> None:
-    """Refuse a verl whose methods antiphase was not tested with."""
+    """Raise an error if antiphase was not tested with the installed version of verl."""
     found = version("verl")
     if not found.startswith(_TESTED):
         raise ImportError(f"antiphase is tested with verl {_TESTED}x; verl {found} is installed.")

@@ -88,7 +88,7 @@ def check_config(config: Any) -> None:
 
 
 def refuse_mode(mode: str) -> InvalidInputError:
-    """Return the error for an asynchronous trainer mode."""
+    """Return the error to raise for an asynchronous trainer mode, which antiphase refuses."""
     return InvalidInputError(
         f"trainer.v1.trainer_mode={mode}: the inversion exists only with synchronous training. In asynchronous modes "
         "the policy that is measured is not the policy that wrote the rollouts. Set "
@@ -97,7 +97,7 @@ def refuse_mode(mode: str) -> InvalidInputError:
 
 
 def _value(section: Any, *names: str) -> Any:
-    """Return a nested value of a configuration; None if a key on the way is missing."""
+    """Return the value under nested keys (`names`) of a configuration; None if a key is missing."""
     for name in names:
         if section is None:
             return None
