@@ -17,7 +17,7 @@ _WIDEST_ANSWER = 32
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command and its options to the parser."""
+    """Add the command `check`, with its options, to the parser of `antiphase`."""
     command = commands.add_parser(
         "check",
         help="the verdict on each answer of a file, with its reason",

@@ -9,7 +9,7 @@ from antiphase.commands.options import Help, Parser, add_model_options, add_sign
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command and its options to the parser."""
+    """Add the command `compare`, with its options, to the parser of `antiphase`."""
     command = commands.add_parser(
         "compare",
         help="evaluations side by side: differences with intervals, and what this much data can show",

@@ -37,7 +37,7 @@ def add_model_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def add_adapter_option(group: "argparse._ArgumentGroup") -> None:
-    """Add the option that puts an adapter on the model."""
+    """Add the option that names an adapter (such as LoRA) to load on top of the model."""
     group.add_argument(
         "--adapter",
         metavar="PATH_OR_ID",

@@ -77,8 +77,8 @@ class Link:
         """Return what the interval says about the expected sign.
 
         The verdict is `undecided` if the interval contains 0 or is undefined, or if there are fewer than 4 prompts.
-        If the interval excludes 0, the verdict is `as the paper says` or `opposite`; or `related`, if no sign is
-        expected.
+        If the interval excludes 0, the verdict is `as the paper says` or `opposite`. If no sign is expected, it is
+        `related` instead.
         """
         low, high = self.correlation.low, self.correlation.high
         few = self.num_prompts is not None and self.num_prompts < MIN_PROMPTS

@@ -146,7 +146,7 @@ def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | 
 
 
 def _run(cell: Cell, out: Path, launch: str | None) -> None:
-    """Train and evaluate the cell, while this process holds its lock. See `run_cell` for the arguments."""
+    """Train and evaluate the cell, while this process holds the cell's lock. See `run_cell` for the arguments."""
     began = time.time()
     source = str(make_model(cell.made, out)) if cell.made is not None else str(cell.path)
     work = out / "work" / cell.name

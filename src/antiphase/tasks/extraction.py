@@ -66,8 +66,8 @@ class Found:
 def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
     r"""Return the answer that a completion gives; None if the completion has no answer.
 
-    Only the last 20,000 characters are read. If both the reference and the answer are plain numbers, the answer is
-    returned in ASCII digits, without `$`, `%`, thousands separators and final period.
+    Only the last 20,000 characters are read. If both the reference answer and the answer are plain numbers, the
+    answer is returned in ASCII digits, without `$`, `%`, thousands separators and final period.
 
     The mode says where the answer is looked for:
 
@@ -199,7 +199,7 @@ def _said(content: str | None, gold: str, numeric: bool) -> str | None:
     Args:
         content: the text between the tags.
         gold: the reference answer.
-        numeric: whether the reference is a number. A sentence with one number is then cut to this number.
+        numeric: whether the reference answer is a number. A sentence with one number is then cut to this number.
     """
     if content is None or not numeric or decimal_text(content) is not None:
         return content

@@ -22,7 +22,7 @@ DEFAULT_SIZE = 500
 
 @dataclass(frozen=True)
 class GeneratedTask(ExtractingTask):
-    """A task that generates its problems. An answer is right if it equals the reference character by character.
+    """A task that generates its problems. An answer is right if it equals the reference answer exactly, as text.
 
     Args:
         size: how many problems `problems` returns if it is called without a number.
@@ -34,7 +34,7 @@ class GeneratedTask(ExtractingTask):
 
     @abstractmethod
     def stream(self, seed: int) -> Iterator[Problem]:
-        """Yield problems without end. A problem may come more than once."""
+        """Yield problems without end. The same problem may come more than once."""
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
         """Return the first problems of the stream that belong to the split, each only once.
@@ -53,7 +53,7 @@ class GeneratedTask(ExtractingTask):
         return draw_distinct(self.stream(seed), split, num or self.size, spec=self.spec, exact=exact)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Return whether the completion's answer equals the reference, character by character."""
+        """Return whether the completion's answer equals the reference answer, character by character."""
         return self.answer_in(completion, problem) == problem.answer
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:

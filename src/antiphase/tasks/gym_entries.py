@@ -84,9 +84,9 @@ def _unpack(pairs: list[tuple[str, Any]]) -> Any:
 def safe_to_score(generator: str, answer: str, entry: Mapping[str, Any]) -> bool:
     """Return whether the scorer of a reasoning_gym generator may see the answer. If not, the answer counts as wrong.
 
-    The scorer must not see code. It may see `nan` or `inf` only if the reference contains one of them. If the
-    reference is a plain number, the answer must be a plain number within 1% of it. Without these rules, some scorers
-    would accept a text that contains the number, the beginning of the number, or `nan`.
+    The scorer must not see code. It may see `nan` or `inf` only if the reference answer contains one of them. If the
+    reference answer is a plain number, the answer must be a plain number within 1% of it. Without these rules, some
+    scorers would accept a text that contains the number, the beginning of the number, or `nan`.
     """
     reference = str(entry["answer"])
     wanted, given = plain_number(reference), plain_number(answer)

@@ -13,7 +13,7 @@ _CONSTANT = re.compile(r'^(\w+)\s*=\s*"([^"]+)"', re.MULTILINE)
 
 
 def gym_names() -> Sequence[str]:
-    """Return the names of the installed generators, the same as the keys of `gym_generators`.
+    """Return the names of the installed generators of reasoning_gym, which are also the keys of `gym_generators`.
 
     Raises:
         MissingExtraError: reasoning-gym is not installed.

@@ -31,7 +31,9 @@ _CHUNK = 1000  # problems per internal seed: some generators prepare all `size` 
 
 
 def gym_generators() -> Mapping[str, Any]:
-    """Return the installed generators by name, each as (its data set class, its configuration class).
+    """Return a mapping from the name of each installed generator of reasoning_gym to its two classes.
+
+    The first class is that of its data sets, and the second is that of its configuration.
 
     Raises:
         MissingExtraError: reasoning-gym is not installed.
@@ -56,7 +58,7 @@ class GymTask(GeneratedTask):
 
     @classmethod
     def from_spec(cls, spec: Spec, name: str) -> "GymTask":
-        """Make the task of the generator `name` with the spec's options.
+        """Make the task of the reasoning_gym generator `name`, with the options of the spec.
 
         Raises:
             InvalidInputError: an option is unknown or has the wrong type.
@@ -104,11 +106,11 @@ class GymTask(GeneratedTask):
             )
 
     def warm_up(self) -> None:
-        """Import reasoning_gym and make the generator."""
+        """Import reasoning_gym and make the generator, so that the first call of `verify` is fast."""
         _dataset(self, 0)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Return whether the generator's scorer gives the full score to the completion's answer.
+        """Return whether the scorer of the reasoning_gym generator gives the full score to the completion's answer.
 
         The scorer sees the answer unchanged, and then without its final period. One full score is enough.
         """
@@ -120,14 +122,14 @@ class GymTask(GeneratedTask):
         return any(self._scores(text, entry) for text in dict.fromkeys((answer, answer.removesuffix("."))))
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """Return True if the answer is the reference itself, False if there is no answer, else None."""
+        """Return True if the answer is the reference answer itself, False if there is no answer, else None."""
         answer = self.answer_in(completion, problem)
         if answer is None:
             return False
         return True if answer in (problem.answer, problem.answer.strip()) else None
 
     def _scores(self, answer: str, entry: Any) -> bool:
-        """Return whether the generator's scorer gives the full score to an answer."""
+        """Return whether the scorer of the reasoning_gym generator gives the full score to an answer."""
         if not safe_to_score(self.name, answer, entry):
             return False
         dataset = _dataset(self, 0)
@@ -140,7 +142,7 @@ class GymTask(GeneratedTask):
             return False
 
     def _entry(self, problem: Problem) -> Any:
-        """Return the entry that the problem was made from."""
+        """Return the entry (reasoning_gym's record of the problem) that the problem was made from."""
         stored = json.loads(problem.metadata)
         if "entry" in stored:
             return unpack_entry(json.dumps(stored["entry"]))

@@ -81,11 +81,11 @@ def is_continued(text: str, place: int) -> bool:
 
 
 def announced_number(line: str, units: Set[str] = frozenset()) -> str:
-    """Return the number that a line announces, or the whole line if it does not clearly announce one number.
+    """Return the number that a line gives as its answer; the whole line if it does not clearly give one number.
 
     Args:
-        line: the text after an announcement.
-        units: the units of the reference. If the number has another known unit, the unit is returned with it.
+        line: the text after an announcement, such as "The answer is".
+        units: the units of the reference answer. If the number has another known unit, the unit is returned with it.
 
     >>> [announced_number(line) for line in ("18 dollars.", "5 or 7", "6 × 3 = 18", "v2")]
     ['18', '5 or 7', '18', 'v2']
@@ -114,7 +114,7 @@ def last_lone_number(text: str, units: Set[str] = frozenset()) -> str | None:
 
     Args:
         text: the completion after its thought.
-        units: the units of the reference. If the number has another known unit, the unit is returned with it.
+        units: the units of the reference answer. If the number has another known unit, the unit is returned with it.
 
     >>> [last_lone_number(text) for text in ("She has $18.", "9 * 2 = 18", r"$\frac{1}{2}$", "x^2", "v2", "3-2")]
     ['18', '18', None, None, None, None]
@@ -169,14 +169,14 @@ def _holds(left: str, number: str) -> bool:
 
 
 def _with_unit(plain: str, found: re.Match[str], units: Set[str]) -> str:
-    """Return the number, together with its unit if this is a known unit that the reference does not have.
+    """Return the number, together with its unit if this is a known unit that the reference answer lacks.
 
     If `units` is empty, the number is returned alone.
 
     Args:
         plain: the text that holds the number.
         found: the match of the number in this text.
-        units: the units of the reference.
+        units: the units of the reference answer.
     """
     number = found[0].replace(",", "").replace("$", "")
     if not units:

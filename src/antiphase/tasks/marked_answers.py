@@ -70,7 +70,7 @@ def unboxed(text: str | None, gold: str = "") -> str | None:
 def joined_boxes(text: str, boxes: list[tuple[int, int]], gold: str) -> str:
     """Return the content of the last box. If other boxes stand directly before it, all contents make one list.
 
-    If two boxes stand on two lines, the second is a correction and is returned alone, unless the reference is a list.
+    If two boxes stand on two lines, the second is a correction and is returned alone, unless `gold` is a list.
 
     Args:
         text: the text that holds the boxes.

@@ -30,8 +30,8 @@ class MathSet:
         hub_id: `owner/name`.
         revision: the commit of the set that is read; a branch, if antiphase fixes no commit.
         config: the configuration of the data set; None is its default.
-        train: the name of its split for training; None if the set has no such split.
-        test: the name of its split for tests; None if the set has no such split.
+        train: the name of the set's split for training; None if the set has no such split.
+        test: the name of the set's split for tests; None if the set has no such split.
         question: the column of the question.
         answer: the column of the answer.
         licence: the licence of the problems.

@@ -64,7 +64,7 @@ class OwnTask(Task):
         return option_names(self.code.value)
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """Return the user's problems, after checks. The field `task` of each problem is set to the spec.
+        """Check the user's problems, and return them. The field `task` of each problem is set to the spec.
 
         The verifier is tried on the first problem.
 
@@ -111,7 +111,7 @@ class OwnTask(Task):
         return _truth(self.inner.verify(completion, problem))
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """Return the user's quick verdict; None if the user's code raises. Then `verify` decides."""
+        """Return the verdict of the user's `quick_verdict`; None if it raises an error. Then `verify` decides."""
         try:
             return _maybe(_truth, self.inner.quick_verdict(completion, problem))
         # Code that was written for ordinary answers can raise any error on a hostile answer.
@@ -119,7 +119,7 @@ class OwnTask(Task):
             return None
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """Return the answer that the user's code extracts, cut to 20,000 characters; None if that code raises."""
+        """Return the answer of the user's `extracted`, cut to 20,000 characters; None if it raises an error."""
         try:
             answer = _maybe(_text, self.inner.extracted(completion, problem))
         except Exception:  # noqa: BLE001 (as above)
@@ -127,7 +127,7 @@ class OwnTask(Task):
         return None if answer is None else writable(answer[:MAX_LENGTH])
 
     def found(self, completion: str, problem: Problem) -> Found | None:
-        """Return what the user's `found` returns, cut to 20,000 characters; None if the user's code raises."""
+        """Return the result of the user's `found`, its text cut to 20,000 characters; None if it raises an error."""
         try:
             found = self.inner.found(completion, problem)
             return None if found is None else Found(writable(_text(found.text)[:MAX_LENGTH]), found.how)
@@ -135,14 +135,14 @@ class OwnTask(Task):
             return None
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Return the result of the user's `well_formed`; False if it raises."""
+        """Return the result of the user's `well_formed`; False if it raises an error."""
         try:
             return _truth(self.inner.well_formed(completion, problem))
         except Exception:  # noqa: BLE001 (as above)
             return False
 
     def _try_verifier(self, problem: Problem) -> None:
-        """Call the user's methods on an empty completion and on the reference, to find mistakes in the user's code.
+        """Call the user's methods on an empty completion and on the reference answer, to find mistakes in their code.
 
         Raises:
             InvalidInputError: a method raises, returns a value of the wrong type, or contradicts `verify`.
@@ -216,7 +216,7 @@ def file_digests(specs: Iterable[str]) -> dict[str, str | None]:
 
 
 def recorded_code(digests: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return `{"tasks_sha256": digests}`, which a run folder stores; an empty dictionary without digests."""
+    """Return what a run folder stores about users' own tasks: `{"tasks_sha256": digests}`, or `{}` without digests."""
     return {"tasks_sha256": dict(digests)} if digests else {}
 
 

@@ -91,7 +91,7 @@ class TableTask(RowTask):
         same_answer("x+1", "1+x", compare=self.compare)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Return whether the completion's answer equals the reference."""
+        """Return whether the completion's answer equals the reference answer."""
         answer = self.answer_in(completion, problem)
         return answer is not None and same_answer(answer, problem.answer, self.order, self.compare)
 

@@ -50,9 +50,9 @@ def batch_terms(
         reward: the inversion reward.
         facts: the numbers that were measured on each row, as `to_columns` returns them.
         task: the task reward of each row.
-        groups: the identity of the prompt of each row; the rows of one prompt form a group.
-        padding: whether a row is padding, which is no rollout.
-        weight: λ at this step.
+        groups: a text for each row that identifies its prompt; the rows of one prompt form a group.
+        padding: whether each row is padding, which is no rollout.
+        weight: the weight λ of the inversion at this step.
 
     Raises:
         InvalidInputError: the task reward of a rollout is NaN or infinite. verl cannot leave a rollout out of its
@@ -94,7 +94,7 @@ def check_sessions(keys: Sequence[str], padding: Sequence[bool]) -> None:
 
     Args:
         keys: verl's keys of the rows, `{uid}_{session}_{index}`. The rows of one session differ only in the index.
-        padding: whether a row is padding, which is no rollout.
+        padding: whether each row is padding, which is no rollout.
 
     Raises:
         InvalidInputError: a session has more than one row.

@@ -1,4 +1,4 @@
-"""Read the options of the inversion from verl's configuration, and refuse configurations that cannot be measured.
+"""Read the options of the inversion from verl's configuration, and refuse configurations that are not supported.
 
 Nothing here imports verl, so that the options can be checked and tested without it.
 """
@@ -22,7 +22,7 @@ _OPTIONS = frozenset(field.name for field in fields(InversionSpec))
 
 
 def spec_of(section: Mapping[str, Any] | None) -> InversionSpec:
-    """Return the options of the inversion.
+    """Return the options of the inversion that verl's configuration sets.
 
     Args:
         section: the section `inversion` of verl's configuration. Its keys are the fields of `InversionSpec`. None

@@ -50,7 +50,7 @@ class CorRPOTrainerSync(PPOTrainerSync):  # type: ignore[misc]
 
     @property
     def inversion_weight(self) -> float:
-        """The weight λ at the current step."""
+        """The weight λ of the inversion in the reward at the current step."""
         return self._inversion.spec.weight_at(self.global_steps - 1, self.total_training_steps)
 
     def _init_resource_pool_mgr(self) -> None:
