@@ -86,8 +86,8 @@ def rank_association(
     all their values of y. Its null hypothesis is that the runs can be exchanged.
 
     Our reading: a perfect order of few points does not prove that the true correlation is perfect. If |ρ| = 1, the
-    interval is computed as if |ρ| were 1 − 6/(n(n²−1)), and its end at this side is then set to ±1. With clusters, n
-    is their number. `half_swap_less` explains the formula.
+    interval is computed as if |ρ| were 1 − 6/(n(n²−1)), and the end on the side of ρ is then set to ±1. With clusters,
+    n is their number. `half_swap_less` explains the formula.
 
     Args:
         x, y: one value for each model; a point with a NaN is left out.

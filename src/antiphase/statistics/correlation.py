@@ -174,7 +174,7 @@ def group_bounds(
 
 
 def unit_of(unit: Unit | None, token_ids: Tensor | None) -> Unit:
-    """Return the unit, which says what a pair is. If no unit is given, it is `type` with token ids, else `token`.
+    """Return the unit, which says what a pair is. If `unit` is None, return `type` with token ids, else `token`.
 
     Raises:
         InvalidInputError: there is no such unit, or the unit is `type` and there are no token ids.
@@ -264,9 +264,9 @@ def correlate(
     1 + ρ²/2 for Spearman's correlation and 1 for Pearson's. n_eff is the number of independent pairs that tell as much
     as the n pairs (`effective_pairs`).
 
-    If types or steps are in perfect order (ρ = ±1), the interval is computed as if ρ were ±(1 − 6/(n(n²−1))), and its
-    end at this side is then set to ±1 (`half_swap_less` explains the formula). The reason is that a perfect order can
-    be chance: without any correlation, one in twelve sets of four steps has it.
+    If types or steps are in perfect order (ρ = ±1), the interval is computed as if ρ were ±(1 − 6/(n(n²−1))), and the
+    end on the side of ρ is then set to ±1 (`half_swap_less` explains the formula). The reason is that a perfect order
+    can be chance: without any correlation, one in twelve sets of four steps has it.
 
     Args:
         entropy: the entropy, `[token]` or `[batch, token]`; for steps `[step]` or `[batch, step]`. It can also be

@@ -121,8 +121,8 @@ class Resampler:
         of the correlation without group g.
 
         **If the correlation is perfect** (±1), it is perfect in every resample, but this does not prove that the true
-        correlation is perfect. The interval is Fisher's for C pairs with the correlation ±(1 − 6/(C(C²−1))), and its
-        end at this side is set to ±1. With fewer than 4 prompts there is no interval.
+        correlation is perfect. The interval is Fisher's for C pairs with the correlation ±(1 − 6/(C(C²−1))), and the
+        end on the side of the correlation is set to ±1. With fewer than 4 prompts there is no interval.
 
         Args:
             value: the correlation of all prompts, in [−1, 1].

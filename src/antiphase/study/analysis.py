@@ -36,7 +36,7 @@ from antiphase.study.store import DoneCell
 
 @dataclass(frozen=True)
 class Findings:
-    """The numbers of a study, as plain values that can be written as JSON.
+    """The results of a study: how its methods compare, and how inversion relates to accuracy. They fit into JSON.
 
     A cell is one model, setting, method and seed. A group is one model and setting (and task, if there are several).
 
@@ -223,7 +223,7 @@ def _stacked(members: Sequence[dict[str, Entrant]], name: str, seeds: Sequence[s
 
 
 def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
-    """Return a row for each stage and seed of a group. A stage is a checkpoint that is evaluated without training."""
+    """Return a row of results for each stage and seed of a group. A stage is a checkpoint that is only evaluated."""
     rows = []
     for entrant in entrants:
         if entrant.name in study.methods:

@@ -45,7 +45,7 @@ UNIT_COLUMNS = (
 
 
 class CellError(AntiphaseError, RuntimeError):
-    """A cell of a study (one model, setting, method and seed) could not be run to its end."""
+    """Raised when a cell of a study (one model, setting, method and seed) could not be run to its end."""
 
 
 def is_made(made: Made, out: Path) -> bool:
@@ -67,7 +67,7 @@ def make_model(made: Made, out: Path, *, wait: bool = True) -> Path:
     Raises:
         CellError: the command failed, or did not make a model.
         InvalidInputError: the model exists, but another command made it.
-        InUseError: another process makes the model, and `wait` is not set.
+        InUseError: another process makes the model, and `wait` is False.
     """
     lock = model_lock(made, out)
     lock.parent.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w+=-]*")
 
 
 def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
-    """Read STUDY.yaml.
+    """Read a study from the file STUDY.yaml, and check it.
 
     Args:
         path: the file.
@@ -49,7 +49,7 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
 
     Raises:
         InvalidInputError: the file cannot be read or is not YAML, a key is unknown, a value is invalid, two cells have
-            one name, or `models`, `methods` or `seeds` is empty.
+            the same name, or `models`, `methods` or `seeds` is empty.
     """
     content = overridden(read_mapping(path, "study"), changes)
     _check_keys(content, _KEYS, str(path))
@@ -126,7 +126,7 @@ def _cells(
         content: the content of STUDY.yaml.
         path: the file.
         model, setting: the names of the model and the setting.
-        settings: the mapping of all settings.
+        settings: the mapping `settings` of STUDY.yaml.
     """
     entry = content["models"][model]
     entry = {"path": entry} if isinstance(entry, str) else entry

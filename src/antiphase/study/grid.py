@@ -35,13 +35,13 @@ class Cell:
     """One model, setting, method and seed of a study.
 
     Args:
-        model, setting, method: the names that say, with the seed, which experiment of the grid this is.
+        model, setting, method: the names of the model, the setting and the method in STUDY.yaml.
         seed: the seed.
         path: hub id or directory of the model; None if a command makes the model.
         made: the command that makes the model; None if no command makes it.
         stage: the folder in the model's directory that is evaluated without training; None if the cell trains.
-        recipe: keys of antiphase train, without model, seed and output_dir.
-        evaluation: options of antiphase eval.
+        recipe: keys of `antiphase train`, without model, seed and output_dir.
+        evaluation: options of `antiphase eval`.
     """
 
     model: str
@@ -65,7 +65,7 @@ class Cell:
         return self.stage is None
 
     def digest(self) -> str:
-        """Return a digest of everything that decides the cell's numbers.
+        """Return a sha256 of everything that the cell's results depend on.
 
         This includes the present content of the files that define the user's own tasks.
 
@@ -95,7 +95,7 @@ class Study:
         path: the file STUDY.yaml.
         cells: the cells, in the order in which they run.
         methods: the names of the methods that train.
-        reference: the method that all others are compared with; None if the study names none.
+        reference: the method that all others are compared with; None if the study has no reference.
         smallest: the smallest difference in accuracy that matters.
         tuned: the parts of the budget in which the methods may differ, because each method was tuned; see `TUNABLE`.
     """
@@ -122,7 +122,7 @@ class Study:
         return by_name[name]
 
     def digest(self) -> str:
-        """Return a digest of everything that decides the study's tables, except the name of its file.
+        """Return a sha256 of everything that the study's tables depend on, except the name of the study's file.
 
         Raises:
             InvalidInputError: a file of a task does not exist.
@@ -134,5 +134,5 @@ class Study:
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
     def made(self) -> dict[str, Made]:
-        """Return the models that commands make, by name."""
+        """Return the models of the study that commands make, by the name of the model."""
         return {cell.made.name: cell.made for cell in self.cells if cell.made is not None}

@@ -30,7 +30,7 @@ _PATIENCE = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "110"}
 
 
 class LaunchError(AntiphaseError, RuntimeError):
-    """A training under a launcher failed."""
+    """Raised when a training under a launcher failed."""
 
 
 def processes_of(launch: str | None) -> int:
@@ -79,7 +79,7 @@ def train_under(launch: str, recipe: Path) -> None:
 
 @contextlib.contextmanager
 def _passed_on(process: "subprocess.Popen[bytes]") -> Iterator[list[list[Found]]]:
-    """While the `with` block lasts, pass a SIGTERM that comes on to the launcher's process, but only the first one.
+    """Pass the first SIGTERM that arrives during the `with` block to the launcher's process.
 
     A training that gets SIGTERM saves a checkpoint and ends.
 
@@ -135,7 +135,8 @@ def merged_model(folder: Path, into: Path) -> Path:
 
     Args:
         folder: the folder of the trained model, or of an adapter.
-        into: the folder that a merged model is written to. If it holds a complete merged model, this is used again.
+        into: the folder that a merged model is written to. If it already
+            holds a complete merged model, this model is returned.
 
     Raises:
         MissingExtraError: peft is not installed.

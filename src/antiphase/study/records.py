@@ -35,7 +35,7 @@ def cell_lock(cell: Cell, out: Path) -> Path:
 
 @contextlib.contextmanager
 def results_locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a study's results while the block lasts. If another process holds it, wait for that process.
+    """Hold the lock of a study's results during the `with` block. If another process holds it, wait for that process.
 
     Several processes may run cells of one folder. They write the files of a finished cell, pack these files and make
     the tables only while they hold this lock. So no process packs files that another one is just writing.

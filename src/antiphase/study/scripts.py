@@ -4,7 +4,7 @@ A cell is one model, setting, method and seed. Every command is an `antiphase sw
 All of them may run at the same time, on several machines that share the folder of the study. A last command makes the
 tables.
 
-Nothing is run here, and nothing is written but the text.
+This module runs nothing and writes no file. It only returns texts.
 """
 
 import shlex

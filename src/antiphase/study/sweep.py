@@ -204,7 +204,7 @@ def _tidy_all(study: Study, folder: Path, keep_models: bool) -> None:
 
 
 def _finish(study: Study, folder: Path, failed: dict[str, str], before: int | None) -> SweepResult:
-    """Write the tables and figures of the cells that are done. If all are done, join their files into two.
+    """Write the tables and figures of the cells that are done. If all are done, join their files into two files.
 
     If several sweeps of the same study shared the cells, the first one that calls this function writes the report, and
     the others only read it. A sweep of a changed study writes a new report, which replaces the old one.
@@ -213,7 +213,7 @@ def _finish(study: Study, folder: Path, failed: dict[str, str], before: int | No
         study: the study.
         folder: the study's folder.
         failed: the error messages of models and cells that failed, by name.
-        before: when report.md was last written before the cells were run; None if the report is written in any case.
+        before: the time at which report.md was last written before the cells were run. None always writes the report.
     """
     from antiphase.study.study_report import write_report
 

@@ -32,7 +32,7 @@ _LM_EVAL_IGNORED = re.compile(r",|\\$|\$|(?s:.*)#### |\.$")
 
 @dataclass(frozen=True)
 class Checked:
-    """The verdicts on one row: the verdict of its task, that of math-verify and that of lm-eval.
+    """The verdicts on one row of a file: by the task of the row, by math-verify, and by lm-eval.
 
     Args:
         id: the id of the row. If the row has no id, this is the number of the row in the file, counted from 0.

@@ -177,7 +177,7 @@ class OwnTask(Task):
 
 
 def own_place(spec: Spec) -> CodePlace | None:
-    """Return the place of a user's own task; None if the spec names another kind of task.
+    """Return where the code of a user's own task is; None if the spec names another kind of task.
 
     Raises:
         InvalidInputError: the spec names a Python file, but no task in it.

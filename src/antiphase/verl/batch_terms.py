@@ -113,7 +113,7 @@ def check_sessions(keys: Sequence[str], padding: Sequence[bool]) -> None:
 
 
 def with_term(token_rewards: Sequence[Tensor], term: Float[Tensor, "row"]) -> list[Tensor]:
-    """Return the rewards of each row's tokens, `[token]`, with the term added at the row's last token."""
+    """Return the rewards of each row's tokens, `[token]`, after the row's `term` is added to the last reward."""
     changed = []
     for rewards, number in zip(token_rewards, term.tolist(), strict=True):
         copy = rewards.clone()

@@ -1,4 +1,4 @@
-"""What verl loads in each of its processes, through the entry point group `verl.plugins`: it registers the trainers.
+"""Register the trainers in verl, which loads this module in each of its processes (entry point group `verl.plugins`).
 
 verl logs an error of a plugin only at the level DEBUG. So this module itself says what is missing.
 """

@@ -58,7 +58,7 @@ def check_config(config: Any) -> None:
         config: verl's configuration, or nested mappings of the same keys.
 
     Raises:
-        InvalidInputError: the engine, the parallelism or the adapter of the actor cannot be measured.
+        InvalidInputError: the inversion cannot be measured with the actor's engine, parallelism or adapter.
     """
     actor, model = config["actor_rollout_ref"]["actor"], config["actor_rollout_ref"]["model"]
     strategy = actor["strategy"]

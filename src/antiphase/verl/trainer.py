@@ -33,8 +33,8 @@ class CorRPOTrainerSync(PPOTrainerSync):  # type: ignore[misc]
         config: verl's configuration. Its section `inversion` holds the fields of `InversionSpec`.
 
     Raises:
-        InvalidInputError: the options are wrong, the configuration cannot be measured, or the training that continues
-            began with other options.
+        InvalidInputError: the options are wrong, the inversion cannot be measured with the configuration, or the
+            training that continues began with other options.
     """
 
     def __init__(self, config: Any) -> None:
