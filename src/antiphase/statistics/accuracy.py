@@ -90,7 +90,7 @@ def majority_at_k(
 ) -> float:
     """Compute the expected accuracy of a majority vote over k of the n samples.
 
-    The vote is that of self-consistency (Wang et al. 2022, arXiv 2203.11171): k samples are drawn without replacement,
+    The vote is called self-consistency (Wang et al. 2022, arXiv 2203.11171): k samples are drawn without replacement,
     and the most frequent answer among them is taken. The value of an answer is the mean of `correct` over all samples
     that gave it, because a verifier may judge equal strings differently. If answers are tied, their values are
     averaged.

@@ -173,7 +173,7 @@ def chain_links(
 
     Returns:
         The links of the chain, in the order of the paper's argument. Then come the links of the hidden state before
-        the last norm, and those of ‖w_y‖, the norm of the token's row in the output embedding.
+        the last norm, and the links of ‖w_y‖, the norm of the token's row in the output embedding.
 
     Raises:
         InvalidInputError: the column `entropy` or `strength` is missing, or the shapes differ.
@@ -221,7 +221,7 @@ def controls(
 
     Returns:
         Values for JSON, with an entry for each control. The controls are `logprob`, `unembedding_norm`, `position`,
-        `frequency`, and those of `surprisal`, `impurity` and `attention_entropy` that the columns hold. An entry has
+        `frequency`, and each of `surprisal`, `impurity` and `attention_entropy` that the columns hold. An entry has
         three rank correlations, each with `value`, `low` and `high`. `entropy` and `strength` are the correlations of
         the control with these two series, and `partial` is the correlation of entropy and strength with the control
         held fixed. A last entry `together` has only `partial`, with `unembedding_norm`, `position` and `frequency` all

@@ -1,7 +1,8 @@
-"""Compute how many independent pairs the pairs of one rollout are worth (docs/method.md).
+"""Compute the effective number of pairs in a rollout: so many independent pairs would tell as much (docs/method.md).
 
-Neighbouring tokens are similar, and so are neighbouring steps. An interval that treats them as independent is too
-narrow, so `correlation` makes its intervals from this smaller, effective number of pairs.
+A pair is the entropy and the strength of a token or step. Neighbouring tokens are similar, and so are neighbouring
+steps. An interval that treats them as independent is too narrow, so `correlation` makes its intervals from this
+smaller, effective number of pairs.
 """
 
 import torch
@@ -87,7 +88,7 @@ def effective_types(
 
     Args:
         x, y: the centred values of the types. Each type has one index in the row.
-        home: for every token, the index of its type in x and y.
+        home: for every token, the index in the row at which x and y hold the values of its type.
         mask: which positions of the rollout have a token.
     """
     occurrences = torch.zeros_like(x).scatter_add_(1, home, mask.double())

@@ -39,8 +39,8 @@ class PairedDifference:
         high: the upper end of the interval.
         probability_of_improvement: the probability that the true difference is above 0, estimated from the same
             bootstrap resamples as the interval.
-        minimum_detectable: the smallest true difference that a comparison with so many problems and seeds would find
-            with a probability of 80 %.
+        minimum_detectable: the smallest true difference that a comparison with this number of problems and seeds would
+            find with a probability of 80 %.
         num_problems: the number of problems that were used.
         num_seeds_left: the number of seeds of the left side.
         num_seeds_right: the number of seeds of the right side.

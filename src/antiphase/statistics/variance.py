@@ -52,7 +52,7 @@ def difference_variance(
     row means and the column means both contain the noise, which must count only once. m is the number of problems on
     which the two sides differ.
 
-    If seeds are not paired, each side has a row term and a residual term of its own. The column term is that of the
+    If seeds are not paired, each side has its own row term and residual term. The column term comes from the
     differences between the column means of the two sides. V is never less than the larger one of its row part and its
     column part. If a side has only one seed, V is the column term.
 

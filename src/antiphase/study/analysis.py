@@ -265,7 +265,7 @@ def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any
 
 
 def _mean_association(by_group: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    """Average the correlation of the number `name` with accuracy over the groups. Undefined ones are left out."""
+    """Average the correlation of the number `name` with accuracy over the groups. Undefined values are left out."""
     values = [found[name]["spearman"] for found in by_group.values() if found and found[name]["spearman"] is not None]
     return {"value": float(np.mean(values)) if values else None, "num_groups": len(values), "values": values}
 

@@ -1,8 +1,8 @@
 """Write the cells of a study as commands for a job scheduler: a list, a shell script, or a Slurm array.
 
-A cell is one model, setting, method and seed. Every command is an `antiphase sweep --cell …` in a process of its own.
-All of them may run at the same time, on several machines that share the folder of the study. A last command makes the
-tables.
+A cell is one model, setting, method and seed. Every command is an `antiphase sweep --cell …`, which is a separate
+process. All of them may run at the same time, on several machines that share the folder of the study. A last command
+makes the tables.
 
 This module runs nothing and writes no file. It only returns texts.
 """

@@ -3,7 +3,7 @@
 A piece of work is a model to make, or a cell to run (one model, setting, method and seed). The process that does a
 piece holds the lock of this piece. The operating system releases the lock when the process ends, even by kill -9. The
 piece is then free again, and another process takes it over. Two processes that look at the same moment may choose the
-same piece. One of them gets the lock, and the other one takes the next piece.
+same piece. One of the two gets the lock, and the other takes the next piece.
 """
 
 import time

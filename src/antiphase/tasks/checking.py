@@ -110,7 +110,7 @@ def check_rows(
     Args:
         rows: the rows with their problems, as `read_rows` returns them.
         timeout: the seconds that one verification may take. If it takes longer, the completion counts as wrong.
-        think_tags: further pairs of tags around a thought, in addition to the known ones. Each text is an opening and
+        think_tags: further pairs of tags around a thought, in addition to `thoughts.TAGS`. Each text is an opening and
             a closing tag, such as `<plan> </plan>`.
 
     Raises:

@@ -62,7 +62,7 @@ def same_solutions(answer: Sequence[str], gold: Sequence[str]) -> bool:
 def _constant_or_none(parsed: list[Any]) -> Any:
     """Return the expression in the output of `_parse`, with its decimals as exact fractions.
 
-    The result is None if there is no expression, or if its value is undefined, as that of 1/0.
+    The result is None if there is no expression, or if its value is undefined, as in 1/0.
     """
     import sympy
 

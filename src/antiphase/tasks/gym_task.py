@@ -33,7 +33,7 @@ _CHUNK = 1000  # problems per internal seed: some generators prepare all `size` 
 def gym_generators() -> Mapping[str, Any]:
     """Return a mapping from the name of each installed generator of reasoning_gym to its two classes.
 
-    The first class is that of its data sets, and the second is that of its configuration.
+    They are the class of its data sets, and the class of its configuration.
 
     Raises:
         MissingExtraError: reasoning-gym is not installed.
@@ -83,7 +83,8 @@ class GymTask(GeneratedTask):
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
         """Return different problems, each with its entry (reasoning_gym's record of the problem) in the metadata.
 
-        If JSON cannot hold an entry, the metadata hold the seed and the index from which the entry is made again.
+        If JSON cannot hold an entry, the metadata hold a seed and an index instead, from which the entry is made
+        again.
         """
         with contextlib.redirect_stdout(io.StringIO()):  # some generators print
             return super().problems(split, num, seed)

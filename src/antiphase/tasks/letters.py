@@ -31,7 +31,7 @@ def chosen_letter(completion: str, mode: ExtractMode, letters: str) -> str | Non
         completion: the generated text.
         mode: where to look. `auto` reads the last `<answer>…</answer>`; without such tags the last box; without a box
             the text after the last "answer is" or "Answer:"; without these the last line, which must be a letter
-            alone. The other modes are those of `extract_answer`.
+            alone. `extract_answer` explains the other modes.
         letters: the letters that may be chosen.
 
     >>> [chosen_letter(t, "auto", "ABCD") for t in (r"\boxed{\text{B}}", "The answer is (C).", "Answer: A or B", "A")]

@@ -4,7 +4,7 @@ Plain numbers are compared exactly, and equal strings are equal. Other answers a
 
 * `x = 5` counts as 5, because its left side is a name. If the reference is an equation such as `x + y = 2`, the answer
   must be a multiple of that equation. In any other equation or chain of equations, each side must equal the reference.
-* Lists and tuples are compared item by item, in order. Their brackets must be the same.
+* Lists and tuples are compared item by item, in order. They must have the same brackets.
 * A unit is split from its value. If both the answer and the reference have a unit, the values are compared in the same
   unit, so `0.1 m` equals `10 cm`.
 

@@ -1,8 +1,8 @@
 r"""Tasks of mathematical questions: the sets that antiphase knows by name, local files, and other sets on the hub.
 
-For each known set this module has its place on the Hugging Face hub, its splits, its columns and its licence. The spec
-`NAME:file=PATH` reads a local copy of the set instead. An evaluation reads the copy as the test split, and a training
-reads it as the train split. The problems of a copy get the same ids as those from the hub.
+For each set that antiphase knows, this module has its place on the Hugging Face hub, splits, columns and licence. The
+spec `NAME:file=PATH` reads a local copy of the set instead. An evaluation reads the copy as the test split, and a
+training reads it as the train split. The problems of a copy get the same ids as those from the hub.
 """
 
 from dataclasses import dataclass, replace

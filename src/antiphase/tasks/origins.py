@@ -34,7 +34,7 @@ class FileOrigin(Origin):
         ids: how the problems get their ids (see `Rows`).
         has_train: whether the known set also has a train split. If so, a training reads the file as a copy of the
             train split.
-        embedded_test: whether the known set's test split is that of GSM8K, which antiphase contains.
+        embedded_test: whether the known set is GSM8K, whose test split antiphase contains.
     """
 
     path: str
@@ -128,7 +128,7 @@ class HubOrigin(Origin):
         test: the name of the data set's split for tests; None if it has no such split.
         revision: the commit, branch or tag that the user asks for; None if the user asks for none.
         pinned: the commit that is read if the user asks for none; None reads the newest version.
-        embedded_test: whether its test split is that of GSM8K, which antiphase contains.
+        embedded_test: whether the data set is GSM8K, whose test split antiphase contains.
         ids: how the problems get their ids (see `Rows`).
         columns: the only columns that are kept, for a data set whose other columns are large; None keeps all.
     """

@@ -42,7 +42,7 @@ class VerifierPool:
 
     Args:
         num_workers: the greatest number of processes; None means 2, or 1 on a machine with one core.
-        think_tags: further pairs of tags around a thought, in addition to the known ones. Each text is an opening and
+        think_tags: further pairs of tags around a thought, in addition to `thoughts.TAGS`. Each text is an opening and
             a closing tag, such as `<plan> </plan>`.
 
     Raises:

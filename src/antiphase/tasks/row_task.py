@@ -58,10 +58,10 @@ class Origin(ABC):
         return self.read("all")
 
     def for_training(self) -> "Origin":
-        """Return the origin that training reads.
+        """Return the origin that training reads, which usually is this origin itself.
 
-        It is this origin itself. Only a local copy of a known set returns another origin, which reads the copy as the
-        train split.
+        Only a local copy of a data set that antiphase knows by name returns another origin. This other origin reads
+        the copy as the train split.
         """
         return self
 

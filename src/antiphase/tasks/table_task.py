@@ -1,4 +1,4 @@
-"""The task of questions with mathematical answers: the rows of a file, of a known set or of another set on the hub."""
+"""The task of questions with mathematical answers: the rows of a file, or of a data set on the hub."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -55,7 +55,10 @@ class TableTask(RowTask):
 
     @property
     def has_two_scores(self) -> bool:
-        """Whether the answer is looked for in several places, so that it matters where it was found."""
+        """Whether each completion also gets a strict and a flexible score beside the verdict.
+
+        It gets them if the answer is looked for in several places, so that it matters where it was found.
+        """
         return self.extract == "auto"
 
     def keeps(self, row: TableRow) -> bool:

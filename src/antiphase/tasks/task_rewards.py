@@ -188,8 +188,8 @@ def _has_format(text: str, tags: Sequence[tuple[str, str]]) -> bool:
 def completion_text(completion: Any) -> str:
     """Return the text of a completion. If the completion is a chat, return the assistant's last message.
 
-    Some trainers move the thought from the message into a field of its own. The thought is then put back before the
-    text, in `<think>` tags. If nothing follows the thought, the closing tag is left out, since the thought may not
+    Some trainers move the thought from the text of the message into another field. The thought is then put back before
+    the text, in `<think>` tags. If nothing follows the thought, the closing tag is left out, since the thought may not
     have ended.
 
     Raises:
@@ -248,7 +248,7 @@ def rows(
 
     Args:
         problems: the problems; each becomes one row.
-        system_prompt: the text before the prompt. It is a message of its own if `chat` is true; otherwise a blank line
+        system_prompt: the text before the prompt. It is a separate message if `chat` is true; otherwise a blank line
             follows it.
         prompt_template: a text with `{prompt}` in it; None leaves the prompt unchanged.
         chat: whether prompts become lists of messages.

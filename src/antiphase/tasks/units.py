@@ -75,7 +75,7 @@ def units_of(text: str) -> set[str]:
 
 
 def without_unit(text: str, *, plain: bool = False) -> tuple[str, str]:
-    r"""Return (value, unit), with the unit in its common spelling. If there is no unit, it is the empty text.
+    r"""Return (value, unit), with the unit in its common spelling. If there is no unit, the unit is the empty text.
 
     Args:
         text: the answer, in LaTeX.

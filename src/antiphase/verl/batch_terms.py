@@ -1,7 +1,7 @@
 """Compute what the inversion adds to the rewards and advantages of a batch of verl.
 
 In verl, the rollouts of a batch are in any order, a group may lack rollouts that failed, and rows of padding fill the
-batch up. Here the groups are put together, and `InversionReward.combine` does the arithmetic, as for TRL.
+batch up. This module collects the rollouts of each group. `InversionReward.combine` does the arithmetic, as for TRL.
 """
 
 from collections.abc import Mapping, Sequence

@@ -111,10 +111,10 @@ def _put(where: dict[str, Any], field: str, rows: list[torch.Tensor]) -> None:
 
 
 def _refused(mode: str) -> type[PPOTrainerSync]:
-    """Return a trainer class for a mode that antiphase refuses: it raises an error when it is made."""
+    """Return a trainer class for a mode that antiphase refuses. Its constructor raises the error."""
 
     class RefusedTrainer(PPOTrainerSync):  # type: ignore[misc]
-        """A trainer that raises an error when it is made. The error explains why its mode is refused."""
+        """A trainer whose constructor raises an error, which explains why its mode is refused."""
 
         def __init__(self, config: Any) -> None:
             raise refuse_mode(mode)
