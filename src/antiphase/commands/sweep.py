@@ -67,7 +67,7 @@ def run(options: dict[str, Any], out: Path) -> None:
     """Run the study and print its tables.
 
     Raises:
-        AntiphaseError: some cells (a model, setting, method and seed each) failed. The others are finished.
+        AntiphaseError: some cells (a model, setting, method and seed each) failed. All other cells are finished.
     """
     path = options.pop("study")
     try:

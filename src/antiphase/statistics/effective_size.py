@@ -1,8 +1,8 @@
-"""Compute the effective number of pairs in a rollout: so many independent pairs would tell as much (docs/method.md).
+"""Compute the effective number of pairs of a rollout: how many independent pairs would give the same information.
 
 A pair is the entropy and the strength of a token or step. Neighbouring tokens are similar, and so are neighbouring
 steps. An interval that treats them as independent is too narrow, so `correlation` makes its intervals from this
-smaller, effective number of pairs.
+smaller, effective number of pairs (docs/method.md).
 """
 
 import torch

@@ -178,7 +178,7 @@ def _run(cell: Cell, out: Path, launch: str | None) -> None:
 
 
 def _tidy(cell: Cell, out: Path, keep_models: bool) -> None:
-    """Remove the temporary files of a done cell, and keep its trained model before if `keep_models` is True.
+    """Keep the trained model of a done cell if `keep_models` is True, then remove the cell's temporary files.
 
     If a call is killed, another call finishes its work. See `run_cell` for the arguments.
     """

@@ -181,7 +181,7 @@ def _one_line(name: str) -> str:
 
 
 def _lines(names: Sequence[str], after: str = "") -> str:
-    """Return the names, quoted for a shell, one a line. Each line but the last one ends with the text `after`."""
+    """Return a text with one name on each line, quoted for a shell. All lines but the last end with `after`."""
     return f"{after}\n".join(f"  {shlex.quote(name)}" for name in names)
 
 

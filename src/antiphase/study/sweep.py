@@ -74,8 +74,8 @@ def sweep(
     """Run the cells of a study, and write its tables and figures.
 
     A cell is one model, setting, method and seed. A cell that fails does not stop the others. Several sweeps may run
-    in one folder at the same time, on one or several machines. Each takes the next cell that is free, and waits for
-    the cells of the others before it makes the tables.
+    in one folder at the same time, on one or several machines. Each takes the next cell that is free. It waits for
+    the cells of the other sweeps before it makes the tables.
 
     Args:
         path: the file STUDY.yaml.
@@ -86,7 +86,7 @@ def sweep(
         keep_models: whether to keep trained models in OUT/models.
         dry_run: whether to print the budget and stop.
         commands: whether to print the cells that are not done as commands for a job scheduler, and stop. `shell`
-            prints a shell script, `slurm` a script for Slurm, and True or `list` one command a line.
+            prints a shell script, `slurm` a script for Slurm, and True or `list` one command on each line.
         sbatch: options of Slurm's sbatch for each cell, for `commands="slurm"`.
         tables: whether only the tables are made, of the cells that are done. No cell is then run.
         launch: the launcher's command for every training, such as `accelerate launch --num_processes 8`.

@@ -65,8 +65,8 @@ class FileOrigin(Origin):
     def for_training(self) -> Origin:
         """Return the origin that training uses for this file.
 
-        A copy of a known set that has a train split is read as this train split. For any other file, this origin
-        itself is returned.
+        The file may be a copy of a data set that antiphase knows by name and that has a train split. Then the origin
+        that is returned reads the file as this train split. For any other file, this origin itself is returned.
         """
         if self.test_of is None or not self.has_train:
             return self

@@ -121,7 +121,7 @@ class Task(ABC):
         """Check the data of the task without a download, and raise the errors that `problems` would raise later."""
 
     def warm_up(self) -> None:  # noqa: B027
-        """Import and prepare what `verify` needs, so that its first call is as fast as the others."""
+        """Import and prepare what `verify` needs, so that the first call of `verify` is as fast as later calls."""
 
 
 def check_request(spec: str, split: str, num: int | None) -> None:

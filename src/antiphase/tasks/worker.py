@@ -1,6 +1,6 @@
 """The program of a process that verifies. It reads requests from standard input and writes answers to standard output.
 
-Requests and answers are JSON, one a line. The process may be killed at any moment. It ends by itself when its input
+Each request and each answer is one line of JSON. The process may be killed at any moment. It ends by itself when its input
 closes, when a check takes far too long, or when it needs more memory than is allowed. This module does not import
 torch.
 """
