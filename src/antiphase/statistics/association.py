@@ -138,7 +138,7 @@ def rank_association(
 def _cluster_index(clusters: np.ndarray | Sequence[Any] | None, num: int) -> Int[np.ndarray, "point"]:
     """Number the clusters (the names of the points' runs) from 0, and return the number of each point's cluster.
 
-    Without clusters, every point is a cluster of its own.
+    If `clusters` is None, every point is a separate cluster.
     """
     if clusters is None:
         return np.arange(num)

@@ -42,7 +42,7 @@ def average_ranks(
 
 
 def _centered(values: Tensor, mask: Tensor) -> Tensor:
-    """Subtract from each row the mean of the values at which the mask is True. At all others, the result is 0."""
+    """Subtract from each row the mean of its values where the mask is True. Elsewhere the result is 0."""
     wide = values.double().masked_fill(~mask, 0.0)
     count = mask.sum(1, keepdim=True).clamp_min(1)
     return (wide - wide.sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)

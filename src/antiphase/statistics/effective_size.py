@@ -16,7 +16,9 @@ def effective_pairs(
     mask: Bool[Tensor, "batch token"],
     weights: Float[Tensor, "batch token"] | None = None,
 ) -> Float[Tensor, "batch"]:
-    """Compute the effective number of independent pairs in each row. It is never more than the number of pairs.
+    """Compute the effective number of pairs in each row: how many independent pairs would give the same information.
+
+    It is never more than the number of pairs.
 
     The formula is
 

@@ -88,7 +88,7 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
 
 
 def _check_keys(content: Any, known: tuple[str, ...], where: str) -> None:
-    """Raise InvalidInputError if a value is no mapping or has an unknown key. Its message begins with `where`."""
+    """Raise InvalidInputError if a value is no mapping or has an unknown key. The message begins with `where`."""
     if not isinstance(content, Mapping):
         raise InvalidInputError(f"{where}: expected a mapping; got {type(content).__name__}.")
     for key in content:

@@ -98,7 +98,7 @@ def packed_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def _read(path: Path, text: str) -> dict[str, Any]:
-    """Parse `text`, the record of one cell. `path` is its file, which an error message names."""
+    """Parse `text`, which is the record of one cell. `path` is the file of the record, for the error message."""
     try:
         value = json.loads(text)
         if not isinstance(value, dict) or "digest" not in value or "cell" not in value:

@@ -176,7 +176,7 @@ exec "${{SWEEP[@]}}" --cell "${{CELLS[$SLURM_ARRAY_TASK_ID]}}\""""
 
 
 def _one_line(name: str) -> str:
-    """Return the name of a study without line breaks, which would end a comment."""
+    """Return the name of a study without line breaks, which would end a comment in the script."""
     return " ".join(name.split())
 
 

@@ -233,7 +233,8 @@ def last_line(text: str) -> str | None:
 def _last_shown(text: str) -> str | None:
     """Return the display formula at the end of the text.
 
-    If there is none, return the last formula or bold text of the last line, or else the whole last line.
+    If the text does not end with a display formula, return the last formula or bold text of the last line. If the last
+    line has neither, return the whole line.
     """
     display = _DISPLAY.search(text)
     if display is not None:

@@ -150,7 +150,7 @@ class GymTask(GeneratedTask):
         return _made_again(self, stored["seed"], stored["index"])
 
     def stream(self, seed: int) -> Iterator[Problem]:
-        """Yield the generator's problems without end. Those whose reference answer the scorer rejects are left out."""
+        """Yield the generator's problems without end, but none whose reference answer the scorer rejects."""
         accepted = 1
         for chunk in itertools.count():
             digest = hashlib.sha256(f"{self.name}:{seed}:{chunk}".encode()).digest()

@@ -40,7 +40,10 @@ def boxed(text: str) -> str | None:
 
 
 def boxes_in(text: str) -> tuple[list[tuple[int, int]], bool]:
-    """Return the spans of the contents of complete boxes that are not empty, and whether a box is not closed."""
+    """Return two things: the spans of the contents of complete boxes, and whether some box is not closed.
+
+    A span is (start, end). Empty boxes have no span in the list.
+    """
     opened: list[int] = []  # the place where each open brace's content starts; negative for a box
     spans: list[tuple[int, int]] = []
     for match in _BRACES.finditer(text):

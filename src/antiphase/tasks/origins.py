@@ -44,7 +44,7 @@ class FileOrigin(Origin):
     embedded_test: bool = False
 
     def read(self, split: Split) -> list[Rows]:
-        """Return all rows of the file, as a list of one `Rows`. They are the same for every split.
+        """Return all rows of the file, as a list of one `Rows`. The rows are the same for every split.
 
         Raises:
             InvalidInputError: the file cannot be read, or `split` is `train` although the file is read as a test
@@ -126,8 +126,8 @@ class HubOrigin(Origin):
         config: the configuration of the data set; None is its default.
         train: the name of the data set's split for training; None if it has no such split.
         test: the name of the data set's split for tests; None if it has no such split.
-        revision: the commit, branch or tag that the user asks for; None if the user asks for none.
-        pinned: the commit that is read if the user asks for none; None reads the newest version.
+        revision: the commit, branch or tag that the user asks for; None if the user names no version.
+        pinned: the commit that is read if `revision` is None; None reads the newest version.
         embedded_test: whether the data set is GSM8K, whose test split antiphase contains.
         ids: how the problems get their ids (see `Rows`).
         columns: the only columns that are kept, for a data set whose other columns are large; None keeps all.

@@ -92,12 +92,12 @@ class OwnTask(Task):
             return replace(self, inner=self.inner.for_training())
 
     def check_source(self) -> None:
-        """Run the user's `check_source`."""
+        """Run the method `check_source` of the user's task."""
         with self._calling("check_source"):
             self.inner.check_source()
 
     def warm_up(self) -> None:
-        """Run the user's `warm_up`."""
+        """Run the method `warm_up` of the user's task."""
         with self._calling("warm_up"):
             self.inner.warm_up()
 
@@ -107,7 +107,7 @@ class OwnTask(Task):
         return _truth(self.inner.reads_thoughts)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Return the verdict of the user's `verify`."""
+        """Return the verdict of the method `verify` of the user's task."""
         return _truth(self.inner.verify(completion, problem))
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:

@@ -1,8 +1,8 @@
 """The program of a process that verifies. It reads requests from standard input and writes answers to standard output.
 
-Each request and each answer is one line of JSON. The process may be killed at any moment. It ends by itself when its input
-closes, when a check takes far too long, or when it needs more memory than is allowed. This module does not import
-torch.
+Each request and each answer is one line of JSON. The process may be killed at any moment. It ends by itself when its
+input closes, when a check takes far too long, or when it needs more memory than is allowed. This module does not
+import torch.
 """
 
 import json
