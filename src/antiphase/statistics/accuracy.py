@@ -100,8 +100,8 @@ def majority_at_k(
             sample votes, the result counts as wrong.
         correct: whether each sample is right.
         k: the number of samples that are drawn.
-        num_subsets: the largest number of subsets of k samples to average over. If there are more subsets, this many
-            random ones are used.
+        num_subsets: the largest number of subsets of k samples to average over. If there are more,
+            `num_subsets` random subsets are used.
         seed: seed of the random generator that draws the subsets.
 
     Raises:
@@ -131,7 +131,8 @@ def majority_at_k(
 def _subsets(num_samples: int, k: int, num_subsets: int, seed: int) -> np.ndarray:
     """Return the indices of the samples in all subsets of k samples, `[subset, k]`.
 
-    If there are more than `num_subsets` such subsets, `num_subsets` random ones are returned.
+    If there are more than `num_subsets` such subsets, only `num_subsets` of them are returned, which are drawn at
+    random.
     """
     if math.comb(num_samples, k) <= num_subsets:
         return np.array(list(itertools.combinations(range(num_samples), k)), dtype=np.intp)

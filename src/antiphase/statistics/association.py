@@ -199,6 +199,8 @@ def _permutation_p(
 ) -> float:
     """Compute the two-sided p-value of a permutation test of a rank correlation.
 
+    The test exchanges clusters (the points of one run each) that have the same size.
+
     Args:
         x, y: the ranks of both series, as `_standard_ranks` returns them.
         value: the correlation of x and y.

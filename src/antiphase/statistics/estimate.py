@@ -124,11 +124,11 @@ def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.9
     everything is wrong therefore gives [0, t²/(C+t²)], never [0, 0].
 
     Deviation: the variance between problems is moved toward its largest possible value, p(1−p), as if there were 4/m²
-    more problems with this variance, where m = C·min(p, 1−p). The reason is that if few problems are ever solved, the
-    sample may contain none that is solved often, and its variance is then too small. With 16 samples, p = 0.05 and
-    beta-distributed difficulties, the interval without this change covers only 86 % at C = 20 and 91 % at C = 50. With
-    this change, it covers at least 92 %; if problems differ little, it covers 99 %, so it is wider than necessary. If
-    m is above 10, the effect is negligible.
+    more problems with this variance, where m = C·min(p, 1−p). The reason: if a model solves few problems, the sample
+    may contain no problem that it solves often. The variance of the sample is then too small. With 16 samples, p =
+    0.05 and beta-distributed difficulties, the interval without this change covers only 86 % at C = 20 and 91 % at C =
+    50. With this change, it covers at least 92 %; if problems differ little, it covers 99 %, so it is wider than
+    necessary. If m is above 10, the effect is negligible.
 
     Args:
         values: one share for each problem, in [0, 1]; problems with NaN are left out and not counted.
@@ -168,7 +168,7 @@ def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.9
 def _effective_size(shares: Float[np.ndarray, "problem"], mean: float) -> float:
     """Return the effective number of samples, which `share_interval` calls n.
 
-    If n samples all came from different problems, their mean would have the same variance as this mean.
+    If n samples all came from different problems, the variance of their mean would be that of `mean`.
     """
     num = len(shares)
     extra = 4 / (num * min(mean, 1 - mean)) ** 2

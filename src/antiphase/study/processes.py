@@ -150,7 +150,7 @@ def _one_process(
 
 
 def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-    """Run a function in this new process, and send its state and error message (see `Outcome`) to the parent."""
+    """Run a function in this new process, and send the state and the message of its `Outcome` to the parent."""
     import warnings
 
     _end_with_parent()

@@ -43,7 +43,7 @@ class ReadingReward:
         Args:
             completions: the completions, each a text or a list of chat messages. Of a list, only the assistant's last
                 message is read.
-            prompts: the prompts of the completions, each a text or a list of chat messages; None if they are not known.
+            prompts: the prompt of each completion, a text or a list of chat messages; None if they are not known.
         """
         texts = [completion_text(completion) for completion in completions]
         if prompts is None:

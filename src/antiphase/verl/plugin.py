@@ -1,6 +1,6 @@
 """Register the trainers in verl, which loads this module in each of its processes (entry point group `verl.plugins`).
 
-verl logs an error of a plugin only at the level DEBUG. So this module itself says what is missing.
+verl logs an error of a plugin only at the level DEBUG. So this module itself logs a warning that says what is missing.
 """
 
 import logging
