@@ -97,7 +97,7 @@ def token_matrices(
     ranks = [weighted_ranks(row) for row in series] if method == "spearman" else []
 
     def matrices(draws: Tensor) -> Tensor:
-        """Compute the matrices of some resamples, given by the weights of their prompts, `[resample, prompt]`."""
+        """Compute the correlation matrices of some resamples from the weights of prompts, `[resample, prompt]`."""
         weights = draws[:, resampler.cluster]
         items = torch.stack([each(weights) for each in ranks]) if ranks else series[:, None].expand(-1, len(draws), -1)
         return correlation_matrix(items, weights)
@@ -126,7 +126,7 @@ def type_matrices(
     bounds = list(zip(*group_bounds(series, place, shape[0]), strict=True))
 
     def matrices(draws: Tensor) -> Tensor:
-        """Compute the matrices of some resamples, given by the weights of their prompts, `[resample, prompt]`."""
+        """Compute the correlation matrices of some resamples from the weights of prompts, `[resample, prompt]`."""
         totals = [torch.from_numpy(each @ draws.T.numpy()).T for each in sums]
         seen = totals[0] > 0
         means = [(total / totals[0]).clamp(*ends) for total, ends in zip(totals[1:], bounds, strict=True)]

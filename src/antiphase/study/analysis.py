@@ -36,7 +36,7 @@ from antiphase.study.store import DoneCell
 
 @dataclass(frozen=True)
 class Findings:
-    """The results of a study: how its methods compare, and how inversion relates to accuracy. They fit into JSON.
+    """The results of a study: how its methods compare, and how inversion relates to accuracy.
 
     A cell is one model, setting, method and seed. A group is one model and setting (and task, if there are several).
 

@@ -39,7 +39,7 @@ _MARK = ".report.sha256"
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The result of a sweep.
+    """The result of a call of `sweep`, which runs the cells of a study.
 
     Args:
         out: the study's folder.

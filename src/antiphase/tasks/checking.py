@@ -41,7 +41,7 @@ class Checked:
             name such as `wrong` or `no answer`, and `reason` explains the outcome in a few words.
         math_verify: whether the package math-verify, which reads the whole completion, accepts it.
         lm_eval: whether lm-eval's rule for GSM8K accepts the completion; None if the reference answer is not a
-        number.
+            number.
         expected: the value of the row's column `expected`; None if the row has no such column.
     """
 

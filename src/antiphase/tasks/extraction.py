@@ -216,7 +216,8 @@ def _said(content: str | None, gold: str, numeric: bool) -> str | None:
 def last_number(text: str) -> str | None:
     """Return the last number in the text, with its sign, its decimals or its denominator (`a/b`), without units.
 
-    A minus sign belongs to the number unless a letter, digit or closing bracket precedes it: `10-4` ends in 4.
+    The result is None if the text has no number. A minus sign belongs to the number unless a letter, digit or closing
+    bracket precedes it: `10-4` ends in 4.
 
     >>> last_number("from -3 to $-1,250.50 or so"), last_number("5-3"), last_number("none")
     ('-1250.50', '3', None)

@@ -1,6 +1,6 @@
 r"""Find the answers that a completion marks, in `<answer>` tags or in boxes (`\boxed{…}`).
 
-These are pure string functions, linear in the length of the text.
+The functions use only strings, and their time is linear in the length of the text.
 """
 
 import re

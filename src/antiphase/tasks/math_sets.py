@@ -27,7 +27,7 @@ class MathSet:
     """A data set on the Hugging Face hub that antiphase knows by name: where it is, and what its columns mean.
 
     Args:
-        hub_id: `owner/name`.
+        hub_id: the id of the data set on the hub, `owner/name`.
         revision: the commit of the set that is read; a branch, if antiphase fixes no commit.
         config: the configuration of the data set; None is its default.
         train: the name of the set's split for training; None if the set has no such split.

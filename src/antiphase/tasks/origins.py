@@ -122,7 +122,7 @@ class HubOrigin(Origin):
 
     Args:
         name: the name of the data set, with which the ids of its problems begin.
-        hub_id: `owner/name`.
+        hub_id: the id of the data set on the hub, `owner/name`.
         config: the configuration of the data set; None is its default.
         train: the name of the data set's split for training; None if it has no such split.
         test: the name of the data set's split for tests; None if it has no such split.
