@@ -26,7 +26,7 @@ class GeneratedTask(ExtractingTask):
 
     Args:
         size: how many problems `problems` returns if it is called without a number.
-        size_given: whether the user chose `size`. If so, it is an error if fewer problems exist.
+        size_given: whether the user chose `size`. If so, an error is raised if fewer problems exist.
     """
 
     size: int

@@ -101,7 +101,7 @@ SUITES: dict[str, tuple[SuiteEntry, ...]] = {
 
 
 def resolve_suite(text: str) -> tuple[SuiteEntry, ...]:
-    """Return the tasks of a suite.
+    """Return the tasks of a suite, which is a named list of tasks.
 
     Args:
         text: `NAME`, or `NAME:task=FILE,task=FILE` to read some of the suite's data sets from local copies.
