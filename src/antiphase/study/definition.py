@@ -224,13 +224,13 @@ def _tuned(value: Any, path: Path) -> tuple[str, ...]:
 
 
 def _made(command: Any, model: str, setting: str, words_of_setting: str, seed: int) -> Made | None:
-    """Fill in the command that makes a model; return None if there is no command.
+    """Return the model that a command makes, with the command filled in; None if there is no command.
 
     The model's name contains the setting and the seed only if the command does, so that cells can share a model.
 
     Args:
         command: the command, as one text or as a list of words.
-        model, setting, seed: replace `{model}`, `{setting}` and `{seed}` within a word.
+        model, setting, seed: the texts that replace `{model}`, `{setting}` and `{seed}` within a word.
         words_of_setting: the words that replace the word `{setting}`.
     """
     if command is None:

@@ -135,8 +135,8 @@ def merged_model(folder: Path, into: Path) -> Path:
 
     Args:
         folder: the folder of the trained model, or of an adapter.
-        into: the folder that a merged model is written to. If it already
-            holds a complete merged model, this model is returned.
+        into: the folder that a merged model is written to. If it holds a complete merged model
+            already, this model is returned.
 
     Raises:
         MissingExtraError: peft is not installed.

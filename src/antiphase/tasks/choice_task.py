@@ -34,7 +34,7 @@ _WRONG = tuple(f"Incorrect Answer {number}" for number in (1, 2, 3))
 
 @dataclass(frozen=True)
 class ChoiceTask(RowTask):
-    """Questions with four options, A to D. The reference answer is the letter of the right option."""
+    """A task of questions with four options, A to D. The reference answer is the letter of the right option."""
 
     @classmethod
     def from_spec(cls, spec: Spec) -> "ChoiceTask":

@@ -48,7 +48,7 @@ def gym_generators() -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class GymTask(GeneratedTask):
-    """Problems of one reasoning_gym generator.
+    """A task whose problems come from one reasoning_gym generator.
 
     Args:
         options: the options of the generator as pairs (name, value). Its seed and its size are not among them.

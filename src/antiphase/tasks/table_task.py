@@ -37,7 +37,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class TableTask(RowTask):
-    """Questions with mathematical answers, one in each row.
+    """A task of questions with mathematical answers. Each row of a file or data set is one question.
 
     Args:
         columns: the columns that hold the question and the answer.

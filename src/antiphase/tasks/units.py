@@ -103,7 +103,7 @@ def without_unit(text: str, *, plain: bool = False) -> tuple[str, str]:
 
 
 def ratio_of(unit: str, other: str) -> Fraction | None:
-    """Return how many `other` one `unit` is: for cm² and m², 1/10000. None if they measure different things.
+    """Return the factor from `unit` to `other`: 1/10000 from cm² to m². None if they measure different things.
 
     >>> str(ratio_of("cm2", "m2")), str(ratio_of("s", "s")), ratio_of("cm", "s"), ratio_of("cm2", "cm")
     ('1/10000', '1', None, None)

@@ -66,7 +66,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warm_up(spec: str, sha256: str | None) -> dict[str, Any]:
-    """Prepare a task. If it is a user's own task, refuse a file that has changed since the caller loaded it."""
+    """Prepare a task, and return the answer to the caller.
+
+    The answer is an error if the file of a user's own task has changed since the caller loaded it.
+    """
     task = renew_task(spec)
     if isinstance(task, OwnTask) and task.code.sha256 != sha256:
         return {"failed": f"{task.code.place.place} has changed since it was loaded. Start the run anew."}
