@@ -192,10 +192,7 @@ def least_items(unit: Unit, min_tokens: int | None) -> int:
 
 
 def _two_series(entropy: TokenSignals | Tensor, strength: Tensor | None, unit: Unit) -> tuple[Tensor, Tensor]:
-    """Return entropy and strength as tensors `[batch, item]` on the CPU; refuse them if their shapes differ.
-
-    `TokenSignals` contain both series. For the unit `step`, their values for steps are returned.
-    """
+    """Return entropy and strength (of steps for the unit `step`) as `[batch, item]` on the CPU. Shapes are checked."""
     if isinstance(entropy, TokenSignals):
         signals = entropy.steps if unit == "step" else entropy
         if signals is None:
@@ -211,10 +208,7 @@ def _two_series(entropy: TokenSignals | Tensor, strength: Tensor | None, unit: U
 
 
 def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
-    """Return the tensor `given` as `[batch, item]` on the CPU; refuse it if its shape is not that of the series.
-
-    `name` is the name of the tensor in the error message.
-    """
+    """Return `given`, which errors call `name`, as `[batch, item]` on the CPU; refuse a shape unlike the series."""
     given = torch.atleast_2d(given.cpu())
     if given.shape != series.shape:
         raise InvalidInputError(

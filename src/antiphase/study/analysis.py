@@ -176,8 +176,7 @@ def _overall(
 ) -> dict[str, Any] | None:
     """Compare every method with the reference on the problems of all groups (models and settings) together.
 
-    A method that is missing in a group is left out. The result is None if the reference is left out, or if fewer than
-    two methods are left.
+    A method that a group lacks is left out. Return None if the reference is left out, or if no other method is left.
     """
     members = [{entrant.name: entrant for entrant in group} for group in by_group.values()]
     names = [name for name in (BASE, *study.methods) if all(name in group for group in members)]

@@ -214,10 +214,9 @@ def _said(content: str | None, gold: str, numeric: bool) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-    """Return the last number in the text, with its sign, its decimals or its denominator (`a/b`), without units.
+    """Return the last number in the text, such as `-1.5` or `2/3`, without units; None if the text has no number.
 
-    The result is None if the text has no number. A minus sign belongs to the number unless a letter, digit or closing
-    bracket precedes it: `10-4` ends in 4.
+    A minus sign belongs to the number unless a letter, digit or closing bracket precedes it: `10-4` ends in 4.
 
     >>> last_number("from -3 to $-1,250.50 or so"), last_number("5-3"), last_number("none")
     ('-1250.50', '3', None)
@@ -246,10 +245,7 @@ def _last_shown(text: str) -> str | None:
 
 
 def _last_formula(text: str) -> str | None:
-    """Return the last formula of the last line.
-
-    The result is None if the line has no formula, if a number follows the formula, or if the formula has no number.
-    """
+    """Return the last formula of the last line; None if the formula has no number, or if a number follows it."""
     line = last_line(text) or ""
     found = last_match(_SHOWN, line)
     if found is None or any(character.isdecimal() for character in line[found.end() :]):
@@ -294,10 +290,7 @@ def _after_announcement(text: str, gold: str, numeric: bool) -> str | None:
 
 
 def _announced_line(text: str) -> str:
-    """Return the line that follows an announcement, without Markdown signs and final period.
-
-    If the line begins with a formula that is the whole answer, only the formula is returned.
-    """
+    """Return the line after an announcement, without Markdown signs. If it begins with a formula, return only that."""
     text = text.lstrip().removeprefix("**").lstrip()
     formula = _FORMULA.match(text)
     if formula is not None and not is_continued(text, formula.end()):
