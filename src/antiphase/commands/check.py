@@ -17,7 +17,7 @@ _WIDEST_ANSWER = 32
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command and its options to the parser."""
+    """Add the command `check`, with its options, to the parser of `antiphase`."""
     command = commands.add_parser(
         "check",
         help="the verdict on each answer of a file, with its reason",
@@ -35,7 +35,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(options: dict[str, Any], out: Path | None) -> None:
-    """Check the rows and print the verdicts."""
+    """Verify the completions in the file, and print the verdicts."""
     del out
     from antiphase.tasks.checking import check_rows, read_rows
 
@@ -49,7 +49,7 @@ def run(options: dict[str, Any], out: Path | None) -> None:
 
 
 def table(checked: "Sequence[Checked]") -> str:
-    """Return a line for each row, the number of rows of each outcome, and how often the other rules disagree."""
+    """Return a text: a line for each row, the number of rows of each outcome, and how often other rules disagree."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -84,7 +84,7 @@ def table(checked: "Sequence[Checked]") -> str:
 
 
 def _other(verdict: bool | None, ours: bool) -> str:
-    """Return the verdict of another rule, `right` or `wrong`; empty if it is None or the same as our verdict."""
+    """Return `right` or `wrong`, the verdict of another rule; empty if this verdict is None or equal to `ours`."""
     return "" if verdict is None or verdict == ours else "right" if verdict else "wrong"
 
 

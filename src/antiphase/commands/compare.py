@@ -9,7 +9,7 @@ from antiphase.commands.options import Help, Parser, add_model_options, add_sign
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command and its options to the parser."""
+    """Add the command `compare`, with its options, to the parser of `antiphase`."""
     command = commands.add_parser(
         "compare",
         help="evaluations side by side: differences with intervals, and what this much data can show",
@@ -47,7 +47,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(options: dict[str, Any], out: Path) -> None:
-    """Compare and print the tables."""
+    """Compare the evaluations, and print the tables."""
     from antiphase.evaluation.entries import Options, check_comparison
 
     own = {name: options.pop(name) for name in ("reference", "paired_seeds", "smallest", "allow_mismatch")}

@@ -19,7 +19,7 @@ from antiphase.commands.options import (
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command and its options to the parser."""
+    """Add the command `eval`, with its options, to the parser of `antiphase`."""
     command = commands.add_parser(
         "eval",
         help="accuracy, pass@k and inversion of a model on the same rollouts",
@@ -109,7 +109,7 @@ def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(options: dict[str, Any], out: Path) -> None:
-    """Evaluate the models and print the table."""
+    """Evaluate the models, and print the table of results."""
     from antiphase.evaluation.request import eval_request
 
     options = evaluation_options(options)

@@ -7,15 +7,15 @@ from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that prints one line for wrong arguments and exits with status 2."""
+    """An argument parser. If arguments are wrong, it prints one line and exits with status 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the message and exit."""
+        """Print the error message, and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 class Help(argparse.HelpFormatter):
-    """A formatter that adds the default value to a help text, unless it is None or a boolean."""
+    """A formatter that adds the default value of an option to its help text. It leaves out None and booleans."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or isinstance(action.default, bool) or action.default is argparse.SUPPRESS
@@ -37,7 +37,7 @@ def add_model_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def add_adapter_option(group: "argparse._ArgumentGroup") -> None:
-    """Add the option that puts an adapter on the model."""
+    """Add the option that names an adapter (such as LoRA) to load on top of the model."""
     group.add_argument(
         "--adapter",
         metavar="PATH_OR_ID",
@@ -79,7 +79,7 @@ def add_drawing_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def add_server_options(group: "argparse._ArgumentGroup") -> None:
-    """Add the options of the engine `openai`, which asks a server."""
+    """Add the options of the engine `openai`, which gets completions from a server."""
     group.add_argument("--base-url", metavar="URL", help="address of the server, such as http://localhost:8000/v1")
     group.add_argument("--served-model", metavar="NAME", help="name of the model on the server (default: as here)")
     group.add_argument(
@@ -99,7 +99,7 @@ def add_server_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def add_chat_options(group: "argparse._ArgumentGroup") -> None:
-    """Add the options for calling the model's chat template."""
+    """Add the options that say how the model's chat template is called."""
     group.add_argument(
         "--chat-template-kwargs",
         type=json_object,
@@ -114,7 +114,7 @@ def add_chat_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Parse the text of an option as a JSON object."""
+    """Return the value of an option whose text is a JSON object."""
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -125,7 +125,7 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def add_think_tags(group: "argparse._ActionsContainer") -> None:
-    """Add the option that names the tags around thoughts."""
+    """Add the option that names the tags around a model's thoughts, such as `<think>`."""
     group.add_argument(
         "--think-tags",
         action="append",
@@ -135,7 +135,7 @@ def add_think_tags(group: "argparse._ActionsContainer") -> None:
 
 
 def end_token(text: str) -> str:
-    r"""Parse the text of an end token, in which `\n` and `\t` mean a line break and a tab."""
+    r"""Return the text of an end token, after `\n` and `\t` in it are replaced by a line break and a tab."""
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
@@ -155,7 +155,8 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
 
     Args:
         group: the group to which the options are added.
-        measured: whether the command can also measure no signals, as `eval` and `compare` can.
+        measured: whether the help text also names the estimator `none`, which measures no signals. `eval` and
+            `compare` have it.
     """
     group.add_argument(
         "--estimator",
@@ -235,7 +236,7 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
 
 
 def count(text: str) -> int | str:
-    """Parse the text of an option as a whole number or `all`."""
+    """Return the value of an option that is a whole number or the word `all`."""
     if text != "all" and not text.lstrip("-").isdecimal():
         raise argparse.ArgumentTypeError(f"expected a number or 'all', got {text!r}")
     return text if text == "all" else int(text)
@@ -246,7 +247,7 @@ def print_written(out: Path, beside: str | None = None) -> None:
 
     Args:
         out: the folder of the run.
-        beside: the name of a folder inside it that holds many runs. Only the name of this folder is printed.
+        beside: the name of a folder inside `out` that holds many runs. Only its name is printed, not its files.
     """
     print(f"\nwritten to {out}:")
     for path in sorted(out.rglob("*")):

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def add_runs(command: argparse.ArgumentParser) -> None:
-    """Add the argument that names the runs."""
+    """Add the argument that names the folders of the runs."""
     command.add_argument(
         "runs",
         nargs="+",
@@ -16,7 +16,7 @@ def add_runs(command: argparse.ArgumentParser) -> None:
 
 
 def add_kinds(command: argparse.ArgumentParser) -> None:
-    """Add the options that say which tokens are marked."""
+    """Add the options that say which tokens are marked on the page."""
     command.add_argument(
         "--markers",
         metavar="WORD[,…]",

@@ -21,7 +21,7 @@ from antiphase.errors import InvalidInputError
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command and its options to the parser."""
+    """Add the command `probe`, with its options, to the parser of `antiphase`."""
     command = commands.add_parser(
         "probe",
         help="measure how token entropy and gradient strength are correlated over a model's rollouts",
@@ -86,7 +86,7 @@ def _add_rollout_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def run(options: dict[str, Any], out: Path) -> None:
-    """Probe the models, or the checkpoints, and print the table.
+    """Probe the models or the checkpoints, and print the table of results.
 
     Raises:
         InvalidInputError: neither models nor checkpoints are named, or both are.

@@ -9,7 +9,7 @@ from antiphase.commands.page_options import add_kinds, add_runs, kinds_of
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command and its options to the parser."""
+    """Add the command `report`, with its options, to the parser of `antiphase`."""
     report = commands.add_parser(
         "report",
         help="write an interactive page about one or several runs, in one file",
@@ -23,7 +23,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(options: dict[str, Any], out: Path | None) -> None:
-    """Write the page and print its path."""
+    """Write the interactive page, and print the path of its file."""
     from antiphase.report.entries import check_report
 
     check_report(options["runs"], out, forking_share=options["forking_share"])

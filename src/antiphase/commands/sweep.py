@@ -10,7 +10,7 @@ from antiphase.errors import AntiphaseError, MissingExtraError
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command and its options to the parser."""
+    """Add the command `sweep`, with its options, to the parser of `antiphase`."""
     command = commands.add_parser(
         "sweep",
         help="train and evaluate a grid of methods, seeds, models and settings, and compare",
@@ -67,7 +67,7 @@ def run(options: dict[str, Any], out: Path) -> None:
     """Run the study and print its tables.
 
     Raises:
-        AntiphaseError: some cells (a model, setting, method and seed each) failed. The others are finished.
+        AntiphaseError: some cells (a model, setting, method and seed each) failed. All other cells are finished.
     """
     path = options.pop("study")
     try:

@@ -1,4 +1,4 @@
-"""The command `antiphase train`, which trains a model. TRL's parser reads its arguments; messages are printed here."""
+"""The command `antiphase train`, which trains a model. TRL reads the arguments, and this module prints messages."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from antiphase.errors import AntiphaseError, MissingExtraError
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command to the parser, so that the help lists it. Its arguments are not parsed here."""
+    """Add the command `train` to the parser, so that the help lists it. TRL parses its arguments, not this parser."""
     commands.add_parser(
         "train",
         help="train a model by group-policy RL with the inversion score in its reward",

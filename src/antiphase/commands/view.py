@@ -13,7 +13,7 @@ DEFAULT_PORT = 8517
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command and its options to the parser."""
+    """Add the command `view`, with its options, to the parser of `antiphase`."""
     view = commands.add_parser(
         "view",
         help="serve the page of report on localhost, also while a run is in progress",
@@ -27,7 +27,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(options: dict[str, Any], _: Path | None) -> None:
-    """Serve the page until the user interrupts the command."""
+    """Serve the interactive page until the user interrupts the command."""
     from antiphase.report.entries import check_view
 
     check_view(options["runs"], options["port"], forking_share=options["forking_share"])

@@ -13,7 +13,7 @@ from antiphase.errors import InvalidInputError
 
 
 def check_draw(num_samples: int, k: int) -> None:
-    """Raise `InvalidInputError` unless k samples can be drawn without replacement."""
+    """Raise `InvalidInputError` unless k samples can be drawn, without replacement, from `num_samples` samples."""
     if not 1 <= k <= num_samples:
         raise InvalidInputError(
             f"k must lie between 1 and the number of samples; got k={k} with {num_samples} samples. Draw more samples "
@@ -55,11 +55,11 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 def chance_of_unequal_shares(left: int, num_left: int, right: int, num_right: int) -> float:
     """Compute the probability that two equally good sides have different shares of right samples on a problem.
 
-    Equally good means that every sample of both sides is right with the same probability, independently of the others.
-    Let n_left and n_right be the numbers of samples, and K the number of right samples of both sides together. As in
-    Fisher's exact test, K is held fixed, so the number of right samples of the left side is hypergeometric. The two
-    shares are equal only if this number is a = K n_left / (n_left + n_right). The result is therefore
-    1 − C(n_left, a) C(n_right, K − a) / C(n_left + n_right, K), or 1 if a is no whole number.
+    A side is a model or a method. Equally good means that every sample of both sides is right with the same
+    probability, independently of the others. Let n_left and n_right be the numbers of samples, and K the number of
+    right samples of both sides together. As in Fisher's exact test, K is held fixed, so the number of right samples of
+    the left side is hypergeometric. The two shares are equal only if this number is a = K n_left / (n_left + n_right).
+    The result is therefore 1 − C(n_left, a) C(n_right, K − a) / C(n_left + n_right, K), or 1 if a is no whole number.
 
     The result says nothing about chance if n_left and n_right have no common divisor above 1, as when a side has one
     sample. The shares are then equal only if all samples are right or all are wrong. So the result is 1 whenever the
@@ -90,7 +90,7 @@ def majority_at_k(
 ) -> float:
     """Compute the expected accuracy of a majority vote over k of the n samples.
 
-    The vote is that of self-consistency (Wang et al. 2022, arXiv 2203.11171): k samples are drawn without replacement,
+    The vote is called self-consistency (Wang et al. 2022, arXiv 2203.11171): k samples are drawn without replacement,
     and the most frequent answer among them is taken. The value of an answer is the mean of `correct` over all samples
     that gave it, because a verifier may judge equal strings differently. If answers are tied, their values are
     averaged.
@@ -100,8 +100,8 @@ def majority_at_k(
             sample votes, the result counts as wrong.
         correct: whether each sample is right.
         k: the number of samples that are drawn.
-        num_subsets: the largest number of subsets of k samples to average over. If there are more, so many of them are
-            drawn at random.
+        num_subsets: the largest number of subsets of k samples to average over. If there are more,
+            `num_subsets` random subsets are used.
         seed: seed of the random generator that draws the subsets.
 
     Raises:
@@ -131,7 +131,8 @@ def majority_at_k(
 def _subsets(num_samples: int, k: int, num_subsets: int, seed: int) -> np.ndarray:
     """Return the indices of the samples in all subsets of k samples, `[subset, k]`.
 
-    If there are more than `num_subsets` subsets, so many of them are drawn at random.
+    If there are more than `num_subsets` such subsets, only `num_subsets` of them are returned, which are drawn at
+    random.
     """
     if math.comb(num_samples, k) <= num_subsets:
         return np.array(list(itertools.combinations(range(num_samples), k)), dtype=np.intp)

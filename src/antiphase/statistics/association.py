@@ -86,8 +86,8 @@ def rank_association(
     all their values of y. Its null hypothesis is that the runs can be exchanged.
 
     Our reading: a perfect order of few points does not prove that the true correlation is perfect. If |ρ| = 1, the
-    interval is computed as if |ρ| were 1 − 6/(n(n²−1)), and its end at this side is then set to ±1. With clusters, n
-    is their number. `half_swap_less` explains the formula.
+    interval is computed as if |ρ| were 1 − 6/(n(n²−1)), and the end on the side of ρ is then set to ±1. With clusters,
+    n is their number. `half_swap_less` explains the formula.
 
     Args:
         x, y: one value for each model; a point with a NaN is left out.
@@ -99,8 +99,8 @@ def rank_association(
 
     Returns:
         The association. All values are NaN with fewer than 3 points or a constant series. The interval is NaN with
-        fewer than 4 points, or with fewer than 2 clusters. The p-value is NaN if there are clusters, and fewer than 5
-        of them have the size of another cluster.
+        fewer than 4 points, or with fewer than 2 clusters. With clusters, the p-value is NaN if fewer than
+        5 clusters can be exchanged. A cluster can be exchanged if another one has the same number of points.
 
     Raises:
         InvalidInputError: the lengths differ, a value is infinite, or the confidence is outside (0, 1).
@@ -138,7 +138,7 @@ def rank_association(
 def _cluster_index(clusters: np.ndarray | Sequence[Any] | None, num: int) -> Int[np.ndarray, "point"]:
     """Number the clusters (the names of the points' runs) from 0, and return the number of each point's cluster.
 
-    Without clusters, every point is a cluster of its own.
+    If `clusters` is None, every point is a separate cluster.
     """
     if clusters is None:
         return np.arange(num)
@@ -170,16 +170,16 @@ def _fisher(value: float, num: int, confidence: float) -> tuple[float, float]:
 
 
 def _exchangeable(names: Int[np.ndarray, "point"]) -> list[Int[np.ndarray, "cluster member"]]:
-    """Group the clusters (the points of one run each) by their numbers of points; leave out groups of one cluster.
+    """Group the clusters by size, so that a permutation test can exchange the clusters of a group.
 
-    Clusters of the same group can be exchanged in a permutation test.
+    A cluster is the set of points of one run, and its size is its number of points. Groups of a single cluster are
+    left out.
 
     Args:
         names: the number of each point's cluster.
 
     Returns:
-        one array `[cluster, member]` for each group: row c holds the indices of the points of the group's c-th
-        cluster.
+        one array `[cluster, member]` for each group. Its row c holds the indices of the points of the c-th cluster.
     """
     by_size: dict[int, list[np.ndarray]] = {}
     for name in np.unique(names):
@@ -197,11 +197,13 @@ def _permutation_p(
     seed: int,
     clustered: bool,
 ) -> float:
-    """Compute the two-sided p-value of a permutation test.
+    """Compute the two-sided p-value of a permutation test of a rank correlation.
+
+    The test exchanges clusters (the points of one run each) that have the same size.
 
     Args:
-        x, y: the standardised ranks.
-        value: their correlation.
+        x, y: the ranks of both series, as `_standard_ranks` returns them.
+        value: the correlation of x and y.
         groups: the groups of clusters that can be exchanged, as `_exchangeable` returns them.
         num_permutations: the number of random orders, if there are too many to try all.
         seed: seed of the random orders.
@@ -220,9 +222,10 @@ def _permutation_p(
 
 
 def _all_orders(groups: list[np.ndarray], num: int) -> Iterator[Int[np.ndarray, "_order _point"]]:
-    """Yield one block `[order, point]` with all orders of the points in which clusters of the same group swap places.
+    """Yield one array `[order, point]` with all orders of the points that exchange whole clusters of equal size.
 
-    `groups` are the arrays that `_exchangeable` returns, and `num` is the number of points.
+    Each order is a row of indices of points. `groups` are the groups of clusters that `_exchangeable` returns, and
+    `num` is the number of points.
     """
     orders = []
     for chosen in itertools.product(*(itertools.permutations(range(len(group))) for group in groups)):
@@ -236,10 +239,10 @@ def _all_orders(groups: list[np.ndarray], num: int) -> Iterator[Int[np.ndarray, 
 def _random_orders(
     groups: list[np.ndarray], num: int, num_permutations: int, seed: int
 ) -> Iterator[Int[np.ndarray, "_order _point"]]:
-    """Yield blocks `[order, point]` of random orders of the points, in which clusters of the same group swap places.
+    """Yield random orders of the points that exchange whole clusters of equal size, as arrays `[order, point]`.
 
-    There are `num_permutations` orders in all. `groups` are the arrays that `_exchangeable` returns, and `num` is the
-    number of points.
+    Each order is a row of indices of points. The arrays together have `num_permutations` rows. `groups` are the groups
+    of clusters that `_exchangeable` returns, and `num` is the number of points.
     """
     generator = np.random.default_rng(seed)
     for start in range(0, num_permutations, _BLOCK):

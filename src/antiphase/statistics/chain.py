@@ -77,8 +77,8 @@ class Link:
         """Return what the interval says about the expected sign.
 
         The verdict is `undecided` if the interval contains 0 or is undefined, or if there are fewer than 4 prompts.
-        If the interval excludes 0, the verdict is `as the paper says` or `opposite`; or `related`, if no sign is
-        expected.
+        If the interval excludes 0, the verdict is `as the paper says` or `opposite`. If no sign is expected, it is
+        `related` instead.
         """
         low, high = self.correlation.low, self.correlation.high
         few = self.num_prompts is not None and self.num_prompts < MIN_PROMPTS
@@ -118,9 +118,10 @@ def frequency(token_ids: Int[Tensor, "token"]) -> Int[Tensor, "token"]:
 
 
 class _Columns:
-    """Correlations between named columns, all over the same tokens and the same resamples of prompts.
+    """Computes correlations between named columns, all over the same tokens and the same resamples of prompts.
 
-    A column that is missing or all NaN is left out. A token is used if it has a value in all remaining columns.
+    A column has one value for each token. A column that is missing or all NaN is left out. A token is used if it has a
+    value in all remaining columns.
     """
 
     def __init__(self, columns: Mapping[str, Tensor], wanted: Sequence[str], clusters: Tensor, **options: Any) -> None:
@@ -133,7 +134,10 @@ class _Columns:
         self.joint = Joint.of([columns[name] for name in present], clusters, **options) if present else None
 
     def correlation(self, x: str, y: str, given: Sequence[str] = ()) -> Correlation:
-        """Correlate columns x and y with the given columns held fixed; NaN if one of these columns was left out."""
+        """Return the correlation of columns x and y with the columns `given` held fixed.
+
+        The correlation is NaN if one of these columns was left out.
+        """
         if self.joint is None or not {x, y, *given} <= self.place.keys():
             return Correlation(math.nan, math.nan, math.nan, 0, math.nan, "spearman", 0.95)
         return self.joint.correlation(
@@ -169,7 +173,7 @@ def chain_links(
 
     Returns:
         The links of the chain, in the order of the paper's argument. Then come the links of the hidden state before
-        the last norm, and those of ‖w_y‖, the norm of the token's row in the output embedding.
+        the last norm, and the links of ‖w_y‖, the norm of the token's row in the output embedding.
 
     Raises:
         InvalidInputError: the column `entropy` or `strength` is missing, or the shapes differ.
@@ -199,7 +203,7 @@ def controls(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Correlate each control with entropy and with strength, and correlate entropy and strength with it held fixed.
+    """Correlate each control with entropy and with strength, and correlate these two while the control is held fixed.
 
     A control is another number of a token, such as its position, that might explain why entropy and strength are
     correlated.
@@ -217,7 +221,7 @@ def controls(
 
     Returns:
         Values for JSON, with an entry for each control. The controls are `logprob`, `unembedding_norm`, `position`,
-        `frequency`, and those of `surprisal`, `impurity` and `attention_entropy` that the columns hold. An entry has
+        `frequency`, and each of `surprisal`, `impurity` and `attention_entropy` that the columns hold. An entry has
         three rank correlations, each with `value`, `low` and `high`. `entropy` and `strength` are the correlations of
         the control with these two series, and `partial` is the correlation of entropy and strength with the control
         held fixed. A last entry `together` has only `partial`, with `unembedding_norm`, `position` and `frequency` all

@@ -42,7 +42,7 @@ def average_ranks(
 
 
 def _centered(values: Tensor, mask: Tensor) -> Tensor:
-    """Subtract from each row the mean of its values where the mask is True; the result is 0 where it is False."""
+    """Subtract from each row the mean of its values where the mask is True. Elsewhere the result is 0."""
     wide = values.double().masked_fill(~mask, 0.0)
     count = mask.sum(1, keepdim=True).clamp_min(1)
     return (wide - wide.sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)
@@ -109,7 +109,7 @@ def coefficients(
 
 
 def valid_items(series: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
-    """Return where all series have a value and the mask, if there is one, is True.
+    """Return a mask that is True where no series is NaN, and where the given mask (if there is one) is True.
 
     Raises:
         InvalidInputError: a value that is used is infinite.
@@ -122,7 +122,7 @@ def valid_items(series: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
 
 
 def _fisher(correlation: Correlation) -> Correlation:
-    """Return the correlation with Fisher's interval filled in."""
+    """Return a copy of the correlation, to which Fisher's interval is added."""
     value, ranks = correlation.value, correlation.method == "spearman"
     if math.isnan(value):
         return correlation
@@ -136,9 +136,9 @@ def _fisher(correlation: Correlation) -> Correlation:
 
 
 def group_means(series: Float[Tensor, "series item"], groups: Int[Tensor, "item"]) -> Float[Tensor, "series group"]:
-    """Compute the mean of every series over each group of items, such as the tokens of one id.
+    """Compute the mean of every series over each group of items, such as the tokens with the same id.
 
-    The groups of the result are in ascending order of their numbers in `groups`.
+    `groups` has the number of each item's group. The result has the groups in ascending order of these numbers.
     """
     ids, place = groups.unique(return_inverse=True)
     wide, count = series.double(), torch.bincount(place, minlength=len(ids)).double()
@@ -163,7 +163,7 @@ def group_bounds(
 
     Args:
         series: the series.
-        place: the group of each item, numbered from 0.
+        place: the number of each item's group, counted from 0.
         num_groups: the number of groups.
     """
     where = place.expand_as(series)
@@ -174,7 +174,7 @@ def group_bounds(
 
 
 def unit_of(unit: Unit | None, token_ids: Tensor | None) -> Unit:
-    """Return the unit, which says what a pair is. If no unit is given, it is `type` with token ids, else `token`.
+    """Return the unit, which says what a pair is. If `unit` is None, return `type` with token ids, else `token`.
 
     Raises:
         InvalidInputError: there is no such unit, or the unit is `type` and there are no token ids.
@@ -187,12 +187,12 @@ def unit_of(unit: Unit | None, token_ids: Tensor | None) -> Unit:
 
 
 def least_items(unit: Unit, min_tokens: int | None) -> int:
-    """Return the smallest number of items for a correlation: `min_tokens` if it is given, else the unit's default."""
+    """Return the smallest number of items for a correlation: `min_tokens`, or the unit's default if this is None."""
     return min_tokens if min_tokens is not None else MIN_STEPS if unit == "step" else MIN_TOKENS
 
 
 def _two_series(entropy: TokenSignals | Tensor, strength: Tensor | None, unit: Unit) -> tuple[Tensor, Tensor]:
-    """Return entropy and strength as `[batch, item]` on the CPU, and check their shapes."""
+    """Return entropy and strength (of steps for the unit `step`) as `[batch, item]` on the CPU. Shapes are checked."""
     if isinstance(entropy, TokenSignals):
         signals = entropy.steps if unit == "step" else entropy
         if signals is None:
@@ -208,7 +208,7 @@ def _two_series(entropy: TokenSignals | Tensor, strength: Tensor | None, unit: U
 
 
 def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
-    """Return the argument `name` as `[batch, item]` on the CPU; refuse it if it has another shape than the series."""
+    """Return `given`, which errors call `name`, as `[batch, item]` on the CPU; refuse a shape unlike the series."""
     given = torch.atleast_2d(given.cpu())
     if given.shape != series.shape:
         raise InvalidInputError(
@@ -218,7 +218,7 @@ def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
 
 
 def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Average x and y over each type of each row. A type is a distinct token id; it stands for all its occurrences.
+    """Average x and y over the tokens of each type, in each row. A type is a distinct token id.
 
     Args:
         x, y: the two series, `[batch, token]`.
@@ -226,9 +226,9 @@ def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor
         valid: True where a token is used.
 
     Returns:
-        The means of x, the means of y, and the place of each token's type. The means of a type stand at the position
-        where the type's id first occurs in the row, and the place is the index of this position. At all other
-        positions the means are NaN.
+        Three tensors `[batch, token]`: the means of x, the means of y, and an index for each token. The means of a
+        type stand at the position of its first token in the row. At all other positions they are NaN. The index of a
+        token says at which position the means of its type stand.
     """
     means = torch.full((2, *x.shape), torch.nan, dtype=torch.float64)
     home = torch.zeros(x.shape, dtype=torch.long)
@@ -258,9 +258,9 @@ def correlate(
     1 + ρ²/2 for Spearman's correlation and 1 for Pearson's. n_eff is the number of independent pairs that tell as much
     as the n pairs (`effective_pairs`).
 
-    If types or steps are in perfect order (ρ = ±1), the interval is computed as if ρ were ±(1 − 6/(n(n²−1))), and its
-    end at this side is then set to ±1 (`half_swap_less` explains the formula). The reason is that a perfect order can
-    be chance: without any correlation, one in twelve sets of four steps has it.
+    If types or steps are in perfect order (ρ = ±1), the interval is computed as if ρ were ±(1 − 6/(n(n²−1))), and the
+    end on the side of ρ is then set to ±1 (`half_swap_less` explains the formula). The reason is that a perfect order
+    can be chance: without any correlation, one in twelve sets of four steps has it.
 
     Args:
         entropy: the entropy, `[token]` or `[batch, token]`; for steps `[step]` or `[batch, step]`. It can also be

@@ -66,14 +66,14 @@ def correlation_matrix(
 def weighted_ranks(values: Float[Tensor, "item"]) -> Callable[[Tensor], Tensor]:
     """Return a function that maps weights `[resample, item]` to the ranks of the values in each resample.
 
-    In a resample, a value occurs as often as its weight says. The ranks are smaller than usual by one half; this does
+    In a resample, a value occurs as often as its weight says. Each rank is smaller than usual by one half, which does
     not change a correlation.
     """
     _, place = values.unique(return_inverse=True)
     num = int(place.max()) + 1
 
     def ranks(weights: Tensor) -> Tensor:
-        """Return the ranks `[resample, item]` for these weights."""
+        """Return the ranks of the values in each resample, `[resample, item]`, for weights of the same shape."""
         mass = torch.zeros(len(weights), num, dtype=torch.float64).index_add_(1, place, weights)
         return (mass.cumsum(1) - mass / 2)[:, place]
 
@@ -97,7 +97,7 @@ def token_matrices(
     ranks = [weighted_ranks(row) for row in series] if method == "spearman" else []
 
     def matrices(draws: Tensor) -> Tensor:
-        """Compute the matrices of some resamples, given by the weights of their prompts, `[resample, prompt]`."""
+        """Compute the correlation matrices of some resamples from the weights of prompts, `[resample, prompt]`."""
         weights = draws[:, resampler.cluster]
         items = torch.stack([each(weights) for each in ranks]) if ranks else series[:, None].expand(-1, len(draws), -1)
         return correlation_matrix(items, weights)
@@ -126,7 +126,7 @@ def type_matrices(
     bounds = list(zip(*group_bounds(series, place, shape[0]), strict=True))
 
     def matrices(draws: Tensor) -> Tensor:
-        """Compute the matrices of some resamples, given by the weights of their prompts, `[resample, prompt]`."""
+        """Compute the correlation matrices of some resamples from the weights of prompts, `[resample, prompt]`."""
         totals = [torch.from_numpy(each @ draws.T.numpy()).T for each in sums]
         seen = totals[0] > 0
         means = [(total / totals[0]).clamp(*ends) for total, ends in zip(totals[1:], bounds, strict=True)]

@@ -1,7 +1,8 @@
-"""Compute how many independent pairs the pairs of one rollout are worth (docs/method.md).
+"""Compute the effective number of pairs of a rollout: how many independent pairs would give the same information.
 
-Neighbouring tokens are similar, and so are neighbouring steps. An interval that treats them as independent is too
-narrow, so `correlation` makes its intervals from this smaller, effective number of pairs.
+A pair is the entropy and the strength of a token or step. Neighbouring tokens are similar, and so are neighbouring
+steps. An interval that treats them as independent is too narrow, so `correlation` makes its intervals from this
+smaller, effective number of pairs (docs/method.md).
 """
 
 import torch
@@ -15,7 +16,9 @@ def effective_pairs(
     mask: Bool[Tensor, "batch token"],
     weights: Float[Tensor, "batch token"] | None = None,
 ) -> Float[Tensor, "batch"]:
-    """Compute the effective number of independent pairs in each row. It is never more than the number of pairs.
+    """Compute the effective number of pairs in each row: how many independent pairs would give the same information.
+
+    It is never more than the number of pairs.
 
     The formula is
 
@@ -33,8 +36,9 @@ def effective_pairs(
         n_k = Σ_t w_t w_{t+k}
         r_x(k) = (Σ_t √(w_t w_{t+k}) x_t x_{t+k} / n_k) / (Σ_t w_t x_t² / n)
 
-    so n is the number of types. The roots are needed because one of m values changes their mean by only 1/m of its own
-    change, while the standard deviation of the mean is 1/√m of that of one value.
+    so n is the number of types. The roots are needed because the value of a type is a mean of m values. If one of the
+    m values changes, the mean changes by 1/m of this change. But the standard deviation of the mean is 1/√m of the
+    standard deviation of one value, not 1/m.
 
     Args:
         x, y: the centred series, 0 outside the mask.
@@ -82,11 +86,11 @@ def effective_types(
 ) -> Float[Tensor, "batch"]:
     """Compute the effective number of independent types in each row, by `effective_pairs` with weights.
 
-    A type is a distinct token id. Its value counts at every position where the id occurs.
+    A type is a distinct token id. Its value is used at every position where the id occurs.
 
     Args:
         x, y: the centred values of the types. Each type has one index in the row.
-        home: for every token, the index of its type in x and y.
+        home: for every token, the index in the row at which x and y hold the values of its type.
         mask: which positions of the rollout have a token.
     """
     occurrences = torch.zeros_like(x).scatter_add_(1, home, mask.double())

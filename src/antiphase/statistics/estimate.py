@@ -102,7 +102,7 @@ def fisher_interval(value: float, num_pairs: float, confidence: float, *, ranks:
 
 
 def _defined(values: Float[np.ndarray, "problem"]) -> Float[np.ndarray, "defined"]:
-    """Return the values without NaN, and refuse infinite values."""
+    """Return the values that are not NaN. Raise `InvalidInputError` if a value is infinite."""
     if np.isinf(values).any():
         place = int(np.flatnonzero(np.isinf(values))[0])
         raise InvalidInputError(f"problem {place}: a mean needs finite values; got {values[place]}. Mark it as NaN.")
@@ -124,11 +124,11 @@ def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.9
     everything is wrong therefore gives [0, t²/(C+t²)], never [0, 0].
 
     Deviation: the variance between problems is moved toward its largest possible value, p(1−p), as if there were 4/m²
-    more problems with this variance, where m = C·min(p, 1−p). The reason is that if few problems are ever solved, the
-    sample may contain none that is solved often, and its variance is then too small. With 16 samples, p = 0.05 and
-    beta-distributed difficulties, the interval without this change covers only 86 % at C = 20 and 91 % at C = 50. With
-    this change, it covers at least 92 %; if problems differ little, it covers 99 %, so it is wider than necessary. If
-    m is above 10, the effect is negligible.
+    more problems with this variance, where m = C·min(p, 1−p). The reason: if a model solves few problems, the sample
+    may contain no problem that it solves often. The variance of the sample is then too small. With 16 samples, p =
+    0.05 and beta-distributed difficulties, the interval without this change covers only 86 % at C = 20 and 91 % at C =
+    50. With this change, it covers at least 92 %; if problems differ little, it covers 99 %, so it is wider than
+    necessary. If m is above 10, the effect is negligible.
 
     Args:
         values: one share for each problem, in [0, 1]; problems with NaN are left out and not counted.
@@ -166,9 +166,9 @@ def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.9
 
 
 def _effective_size(shares: Float[np.ndarray, "problem"], mean: float) -> float:
-    """Return the effective number of samples, n in `share_interval`.
+    """Return the effective number of samples, which `share_interval` calls n.
 
-    The mean of n samples that all come from different problems would have the same variance.
+    If n samples all came from different problems, the variance of their mean would be that of `mean`.
     """
     num = len(shares)
     extra = 4 / (num * min(mean, 1 - mean)) ** 2
@@ -270,7 +270,7 @@ def mean_interval(
 def resampled_means(
     values: Float[np.ndarray, "item"], num_resamples: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "resample"]:
-    """Return the mean of each bootstrap resample. A resample draws, with replacement, as many values as there are."""
+    """Return the mean of each bootstrap resample: as many values as there are, drawn with replacement."""
     if num_resamples < 1:
         raise InvalidInputError(f"a bootstrap needs at least 1 resample; got {num_resamples}. 1000 is usual.")
     size = max(1, _RESAMPLE_ELEMENTS // len(values))

@@ -10,7 +10,7 @@ Here the items are counted once, and every resample is computed from the counts:
   series. So this is exact.
 
 The bins multiply Spearman's ρ by about 1 − 1/BINS², which differs from 1 by 6e-5 for 128 bins. The intervals of the
-exact computation and of this one differ by less than 0.002 at 50,000 items (tests/statistics/test_many_items.py).
+exact and of this computation differ by less than 0.002 at 50,000 items (tests/statistics/test_many_items.py).
 """
 
 import itertools

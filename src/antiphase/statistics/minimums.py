@@ -9,9 +9,9 @@ MIN_STEPS = 5
 
 
 def check_least(name: str, value: int) -> None:
-    """Raise `InvalidInputError` if `value` is below 3.
+    """Raise `InvalidInputError` if the smallest number of items for a correlation, `value`, is below 3.
 
-    `name` is the option with this value: the least number of items from which a correlation is computed.
+    `name` is the name of the option that sets this number; the error message contains it.
     """
     if value < 3:
         raise InvalidInputError(f"{name} must be at least 3 for a correlation to mean anything; got {value}.")

@@ -29,7 +29,9 @@ Verdict = Literal["better", "worse", "equal", "no difference shown", "not enough
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The difference left minus right, with its interval. An undefined number is NaN, never 0.
+    """The difference of the means of two models or methods, left minus right, with its interval and a verdict.
+
+    An undefined number is NaN, never 0. The two models or methods are called the left and the right side.
 
     Args:
         difference: the mean of the left side minus the mean of the right side, over all seeds and problems.
@@ -37,8 +39,8 @@ class PairedDifference:
         high: the upper end of the interval.
         probability_of_improvement: the probability that the true difference is above 0, estimated from the same
             bootstrap resamples as the interval.
-        minimum_detectable: the smallest true difference that a comparison with so many problems and seeds would find
-            with a probability of 80 %.
+        minimum_detectable: the smallest true difference that a comparison with this number of problems and seeds would
+            find with a probability of 80 %.
         num_problems: the number of problems that were used.
         num_seeds_left: the number of seeds of the left side.
         num_seeds_right: the number of seeds of the right side.
@@ -77,10 +79,11 @@ def paired_difference(
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedDifference:
-    """Compute the mean difference between two sides, with an interval for other problems and other seeds.
+    """Compute the mean difference between two models or methods, with an interval for other problems and seeds.
 
-    First, `difference_variance` computes V, the variance of the mean difference, and its degrees of freedom df. Then a
-    bootstrap makes the interval, in three steps:
+    The two models or methods are called the left and the right side. First, `difference_variance` computes V, the
+    variance of the mean difference, and its degrees of freedom df. Then a bootstrap makes the interval, in three
+    steps:
 
     1. Each resample draws problems with replacement, the same ones for both sides. A normal random number is added for
        the variation between seeds, because a few seeds allow too few resamples (two seeds allow three).
@@ -189,9 +192,9 @@ def _check_sides(left: np.ndarray, right: np.ndarray, paired_seeds: bool, smalle
 def _resampled(
     variance: DifferenceVariance, num_resamples: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "resample"]:
-    """Draw random deviations of the difference from its mean; their variance is `variance.value`.
+    """Draw random deviations of the mean difference, whose variance is `variance.value`.
 
-    A deviation is the mean of resampled problems plus a normal random number for the seeds.
+    A deviation is the sum of two numbers: the mean of resampled problems, and a normal random number for the seeds.
     """
     deviations = resampled_means(variance.problems, num_resamples, generator)
     if variance.problem_term > 0:
@@ -231,7 +234,7 @@ def verdict_of(low: float, high: float, detectable: float, smallest: float) -> V
     `paired_difference` gives the rules.
 
     Args:
-        low, high: the ends of the interval; NaN if there is none.
+        low, high: the ends of the interval; NaN if there is no interval.
         detectable: the smallest difference that the data would show with a probability of 80 %.
         smallest: the smallest difference that matters.
     """

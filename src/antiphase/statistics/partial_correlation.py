@@ -69,7 +69,7 @@ def partial_coefficients(
 
 
 def _same_shape(series: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Return the series, and refuse them if their shapes differ."""
+    """Return the series unchanged. Raise `InvalidInputError` if their shapes differ."""
     shapes = [tuple(each.shape) for each in series]
     if len(set(shapes)) > 1:
         raise InvalidInputError(f"all series must have one shape; got {', '.join(map(str, shapes))}.")
@@ -78,14 +78,15 @@ def _same_shape(series: Sequence[Tensor]) -> Sequence[Tensor]:
 
 @dataclass(frozen=True)
 class Joint:
-    """The correlations of several series over all rollouts, and the same in every resample of the prompts.
+    """The correlations of several series over all rollouts, and also in every resample of the prompts.
 
     Args:
         sample: the correlation matrix over all rollouts.
         resampled: the correlation matrix in every resample.
         resampler: the object that drew the resamples.
         num_items: the number of tokens, types or steps that were used.
-        method, unit: the method and the unit of the correlations.
+        method: `spearman` or `pearson`.
+        unit: what is correlated: `token`, `type` or `step`.
     """
 
     sample: Float[Tensor, "series series"]
@@ -196,8 +197,8 @@ def pooled_partial(
 
     Args:
         x, y: the values of all tokens or steps of all rollouts, one after another.
-        given: the series that are held fixed, in the same form. A token or step that is NaN in one of all these series
-            is left out.
+        given: the series that are held fixed, in the same form. A token or step that is NaN in x, in y or in one of
+            these series is left out.
         clusters: the prompt that each token or step belongs to.
         unit: what is correlated: `token`, `type` (a distinct token id) or `step` (a sentence). The default is `type`
             if token_ids are given, else `token`.

@@ -118,7 +118,7 @@ def pooled_correlation(
 
 
 def _check_flat(**series: Tensor | None) -> None:
-    """Refuse series that have several axes, or different lengths."""
+    """Raise `InvalidInputError` if a series has several axes, or if the lengths of the series differ."""
     shapes = {name: tuple(each.shape) for name, each in series.items() if each is not None}
     if len(set(shapes.values())) > 1 or len(shapes["entropy"]) != 1:
         raise InvalidInputError(
@@ -154,11 +154,11 @@ def mean_within(
     Args:
         values: ρ of each rollout.
         clusters: the prompt that each rollout belongs to.
-        unit: the unit of the rollouts' ρ: `token`, `type` or `step`.
+        unit: what each ρ correlates: `token`, `type` or `step`.
         num_resamples: the number of bootstrap resamples of prompts.
         seed: seed of the random generator that draws the resamples.
         confidence: the confidence of the interval.
-        method: the kind of correlation that the rollouts' ρ are: `spearman` or `pearson`.
+        method: the kind of correlation that each ρ is: `spearman` or `pearson`.
 
     Returns:
         The mean as a `Correlation`, whose `num_tokens` is the number of rollouts that were used.

@@ -7,7 +7,8 @@ The method is the rank analysis of covariance of Quade (1967), on the aligned ra
    different ranks.
 3. The mean of each problem is subtracted from these ranks, and also from the correctness (1 or 0). So only rollouts of
    the same problem are compared.
-4. The answer is the partial correlation of the two over all rollouts, with the other scores held fixed.
+4. The answer is the partial correlation of these ranks and the correctness over all rollouts, with the other scores
+   held fixed.
 
 A score that is held fixed is represented by six series (`features`), because the true relation to it need not be
 linear in its aligned ranks. The six series together describe smooth functions of the score, but not every function
@@ -48,10 +49,12 @@ class WithinProblems(Correlation):
 def aligned_ranks(
     values: Float[np.ndarray, "rollout"], strata: Int[np.ndarray, "rollout"]
 ) -> Float[np.ndarray, "rollout"]:
-    """Return the aligned ranks of the values: subtract each stratum's mean, rank, and subtract each stratum's mean.
+    """Return the aligned ranks of the values, which compare values only within their stratum.
 
-    All values are ranked together. Values that differ by less than 1e-5 of the median absolute value (zeros left out)
-    have the same rank, because such a difference is the rounding noise of float32 scores.
+    A stratum is one problem, or one problem and one seed. First, the mean of each stratum is subtracted from its
+    values. Then all values are ranked together. Last, the mean of each stratum is subtracted from its ranks. Values
+    that differ by less than 1e-5 of the median absolute value (zeros left out) have the same rank, because such a
+    difference is the rounding noise of float32 scores.
 
     Args:
         values: the values, all finite.
@@ -65,6 +68,8 @@ def aligned_ranks(
 
 def features(values: Float[np.ndarray, "rollout"], strata: Int[np.ndarray, "rollout"]) -> list[np.ndarray]:
     """Return the six series that represent a score which is held fixed, each minus its mean within each stratum.
+
+    A stratum is one problem, or one problem and one seed. These are the series:
 
     1. The aligned ranks of the values. They show how far a value lies from the others of its stratum.
     2. The aligned ranks of the normal scores Φ⁻¹((r − ½) / n), where r is the rank of the value among all n rollouts.
@@ -100,7 +105,7 @@ def features(values: Float[np.ndarray, "rollout"], strata: Int[np.ndarray, "roll
 
 
 def _noise(values: np.ndarray) -> float:
-    """Return the largest difference that counts as rounding noise: the share `ROUNDING` of the median absolute value.
+    """Return the largest difference that counts as rounding noise: `ROUNDING` × the median absolute value.
 
     Values of 0 are left out of the median.
     """
@@ -146,9 +151,10 @@ def within_problem_association(
             problems that have both a right and a wrong rollout count.
         given: the scores that are held fixed. A rollout with a NaN or an infinite value in any score is left
             out.
-        clusters: for each rollout, the cluster that the interval resamples. By default the clusters are the
-            `problems`. With several seeds, they are the problems without their seeds.
-        num_resamples, seed: number of the resamples of clusters, and seed of the random generator that draws them.
+        clusters: the cluster of each rollout. The interval comes from resamples of clusters. None uses the
+            `problems` as clusters. With several seeds, give the problems without their seeds.
+        num_resamples: the number of resamples of clusters.
+        seed: seed of the random generator that draws the resamples.
 
     Returns:
         The partial correlation with its interval. `num_tokens` is the number of rollouts that count, and
@@ -189,9 +195,10 @@ def _numbers(names: Sequence[Any]) -> Int[np.ndarray, "rollout"]:
 
 
 def _mixed(known: np.ndarray, correct: np.ndarray, problems: Sequence[Any]) -> np.ndarray:
-    """Return a mask of the rollouts that count: the known ones of problems that have both right and wrong known ones.
+    """Return a mask of the rollouts that count.
 
-    `known` is a mask of the rollouts whose scores are all finite.
+    A rollout counts if its scores are all finite (then `known` is True), and if its problem has both a right and a
+    wrong rollout with finite scores.
     """
     seen: dict[Any, set[bool]] = {}
     for name, right, there in zip(problems, correct.tolist(), known.tolist(), strict=True):

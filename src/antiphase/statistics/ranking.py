@@ -23,9 +23,9 @@ Problems = Shaped[np.ndarray, "rollout"] | Sequence[Any]
 def _by_problem(
     scores: Float[np.ndarray, "rollout"], correct: Bool[np.ndarray, "rollout"], problems: Problems
 ) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
-    """Return, for each problem, (the scores of its rollouts, whether they are right), in the order of the problems.
+    """Return a mapping from each problem to (the scores of its rollouts, whether each rollout is right).
 
-    Problems are ordered by their first rollout.
+    The problems are in the order in which they first appear.
     """
     names = problems.tolist() if isinstance(problems, np.ndarray) else list(problems)
     if len(names) != len(scores):
@@ -148,8 +148,8 @@ def best_of_k(
 def _none_drawn(num: int, taken: np.ndarray, k: int) -> np.ndarray:
     """Return the probability that a draw of k from `num` rollouts contains none of `taken` given rollouts.
 
-    The draw is without replacement, so the probability is C(num − taken, k) / C(num, k). There is one for each number
-    in `taken`.
+    The draw is without replacement, so the probability is C(num − taken, k) / C(num, k). The result has one
+    probability for each number in the array `taken`.
     """
     left = num - taken.astype(np.float64)
     possible = left >= k

@@ -26,12 +26,14 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Resampler:
-    """Resamples of prompts. In this class a prompt is called a cluster, and its tokens or steps are items.
+    """Resamples of prompts, from which intervals are made.
+
+    In this class a prompt is called a cluster, and its tokens or steps are called items.
 
     Args:
         cluster: the index of the prompt that each item belongs to.
         num_clusters: the number of prompts.
-        draws: the weights: resample b contains prompt c `draws[b, c]` times.
+        draws: how often each resample contains each prompt: resample b contains prompt c `draws[b, c]` times.
         leaves_out: True if each resample leaves some prompts out, False if prompts are drawn with replacement.
     """
 
@@ -42,7 +44,7 @@ class Resampler:
 
     @classmethod
     def of(cls, clusters: Int[Tensor, "item"], num_resamples: int, seed: int) -> "Resampler":
-        """Draw prompts with replacement; every resample draws as many prompts as there are.
+        """Make resamples by drawing prompts with replacement; each draws as many prompts as there are.
 
         Args:
             clusters: the prompt of each item.
@@ -119,8 +121,8 @@ class Resampler:
         of the correlation without group g.
 
         **If the correlation is perfect** (±1), it is perfect in every resample, but this does not prove that the true
-        correlation is perfect. The interval is Fisher's for C pairs with the correlation ±(1 − 6/(C(C²−1))), and its
-        end at this side is set to ±1. With fewer than 4 prompts there is no interval.
+        correlation is perfect. The interval is Fisher's for C pairs with the correlation ±(1 − 6/(C(C²−1))), and the
+        end on the side of the correlation is set to ±1. With fewer than 4 prompts there is no interval.
 
         Args:
             value: the correlation of all prompts, in [−1, 1].

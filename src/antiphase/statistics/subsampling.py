@@ -1,22 +1,26 @@
 """Compute the standard error of ρ that comes from measuring only some tokens of each rollout (`full:16`).
 
-The measured tokens are a simple random sample, without replacement, of each rollout's tokens. Another draw would give
-another ρ. Its standard error is estimated by the delete-d jackknife on random subsets (Shao & Wu 1989), which also
-holds for ρ over types, where the jackknife that leaves out one token at a time gives a much larger error. ρ is
-computed again on random subsets of the measured tokens. Of the n measured tokens of a rollout with N tokens, d are
-left out. With f = n/N,
+The measured tokens are a simple random sample, without replacement, of each rollout's tokens. Another sample would
+give another ρ. The standard error of ρ is estimated by the delete-d jackknife (Shao & Wu 1989): ρ is computed again on
+random subsets of the measured tokens, and the standard error is the standard deviation of ρ over the subsets. This
+also works for ρ over types (distinct token ids). There, the jackknife that leaves out one token at a time gives a much
+larger error.
+
+A subset leaves out d of the n measured tokens of a rollout with N tokens. With f = n/N,
 
     d / (n − d) = 1 − f,   so that d = n (1 − f) / (2 − f).
 
 Then the mean of the remaining n − d tokens varies around the mean of the n exactly as much as the mean of the n varies
-around the mean of all N: both variances are (1 − f) s²/n. The standard error is the standard deviation of ρ over the
-subsets. If d is no whole number, one of its two neighbours is drawn, so that the variance is right on average.
+around the mean of all N: both variances are (1 − f) s²/n. If d is no whole number, it is rounded down or up at random,
+so that the variance is right on average.
 
-This error is a part of the interval of `pooled_correlation`, which already contains it: prompts also differ because
-other tokens were drawn in each. The error is given separately because this part alone shrinks if more tokens of the
-same rollouts are measured. The error does not contain the difference between the ρ of the drawn tokens, averaged over
-all draws, and the ρ of all tokens. These differ if the rollouts differ in length, since every rollout gives the same
-number of tokens; and ρ over types depends on the number of tokens.
+The interval of `pooled_correlation` already contains this error, because prompts also differ in which tokens were
+drawn. The error is given separately because only this part of the interval shrinks if more tokens of the same rollouts
+are measured.
+
+The error does not contain the bias of ρ: the difference between the mean of ρ over all samples and the ρ of all
+tokens. ρ is biased if the rollouts differ in length, since every rollout gives the same number of tokens. ρ over types
+is also biased because it depends on the number of tokens.
 """
 
 import math
@@ -87,11 +91,14 @@ def subsampling_error(
 
 
 def _left_out(counts: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
-    """Return, for each rollout, the floor of d, and the probability that one token more is left out.
+    """Return, for each rollout, how many measured tokens a random subset leaves out.
+
+    This number is d = n (1 − n/N) / (2 − n/N). It need not be whole. So two values are returned: d rounded down, and
+    the probability that one token more is left out.
 
     Args:
-        counts: the number n of measured tokens of each rollout; not 1 unless the rollout has one token.
-        totals: the number N of its tokens.
+        counts: the number n of measured tokens of each rollout. It may be 1 only if the rollout has one token.
+        totals: the number N of all tokens of each rollout.
 
     >>> least, likely = _left_out(torch.tensor([16.0, 3.0, 5.0]), torch.tensor([1e9, 1e9, 5.0]))
     >>> least.tolist(), [round(p, 3) for p in likely.tolist()]

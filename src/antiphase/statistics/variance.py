@@ -1,9 +1,7 @@
 """Compute the variance of the mean difference between two sides that answered the same problems with several seeds.
 
-A side is one of the two models or methods that are compared.
-
-Seeds and problems both count as random samples ("crossed random effects"). The module `paired` uses this variance for
-an interval and a verdict.
+A side is one of the two models or methods that are compared. Seeds and problems both count as random samples ("crossed
+random effects"). The module `paired` uses this variance for an interval and a verdict.
 """
 
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ Term = tuple[float, float]
 
 @dataclass(frozen=True)
 class DifferenceVariance:
-    """The variance V of the mean difference between two sides, and its parts.
+    """The variance V of the mean difference between two sides (models or methods), and the parts of V.
 
     Args:
         value: V. It is 0 if both sides differ by the same value for all problems and seeds.
@@ -41,7 +39,7 @@ class DifferenceVariance:
 def difference_variance(
     left: Float[np.ndarray, "seed problem"], right: Float[np.ndarray, "other_seed problem"], paired_seeds: bool
 ) -> DifferenceVariance:
-    """Compute the variance V of the mean difference between two sides, and its degrees of freedom.
+    """Compute the variance V of the mean difference between two sides (models or methods), and its degrees of freedom.
 
     The value of seed s on problem n is modelled as x_sn = μ + a_s + b_n + e_sn: a mean, an effect of the seed, an
     effect of the problem, and noise. There are S seeds and N problems; rows are seeds, and columns are problems. If
@@ -54,7 +52,7 @@ def difference_variance(
     row means and the column means both contain the noise, which must count only once. m is the number of problems on
     which the two sides differ.
 
-    If seeds are not paired, each side has a row term and a residual term of its own. The column term is that of the
+    If seeds are not paired, each side has its own row term and residual term. The column term comes from the
     differences between the column means of the two sides. V is never less than the larger one of its row part and its
     column part. If a side has only one seed, V is the column term.
 
@@ -92,9 +90,9 @@ def difference_variance(
 
 
 def combined_variance(problem: Term, seeds: Sequence[Term], noise: Sequence[Term]) -> tuple[float, float]:
-    """Add the parts of the variance V by the formula of `difference_variance`.
+    """Add up the variance V, which `difference_variance` explains, from its terms.
 
-    Each part is a term: a variance and its degrees of freedom.
+    Each term is a pair: a variance, and its degrees of freedom.
 
     Args:
         problem: the term of the problems.

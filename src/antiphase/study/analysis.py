@@ -36,7 +36,7 @@ from antiphase.study.store import DoneCell
 
 @dataclass(frozen=True)
 class Findings:
-    """The numbers of a study, as plain values that can be written as JSON.
+    """The results of a study: how its methods compare, and how inversion relates to accuracy.
 
     A cell is one model, setting, method and seed. A group is one model and setting (and task, if there are several).
 
@@ -44,8 +44,8 @@ class Findings:
         groups: the comparison of the methods in every group.
         overall: the comparison of the methods over all groups together; None if there is only one group.
         stages: accuracy and ρ of each stage (a checkpoint that is only evaluated), by group, in the order of training.
-        across: the rank correlations of ι, and of every control, with accuracy. There are three kinds of them: over
-            the cells of each group, the mean of these over the groups, and over all cells.
+        across: the rank correlations of the inversion ι, and of every control, with accuracy. There are three kinds:
+            a correlation over the cells of each group, the mean of these correlations, and one over all cells.
         scores: how well each score tells right from wrong rollouts of one problem (AUROC), as a mean over all cells.
         points: for each cell, its accuracy and the numbers that `ACROSS` names.
     """
@@ -71,7 +71,7 @@ def group_of(cell: DoneCell) -> str:
 
 
 def tasks_of(cell: DoneCell) -> dict[str, dict[str, Any]]:
-    """Return the evaluation's results of a cell by task. With several estimators, only the first one is taken."""
+    """Return a mapping from each task to the result of the cell's evaluation on it, for the first estimator only."""
     found: dict[str, dict[str, Any]] = {}
     for result in cell.record["results"]:
         found.setdefault(str(result["task"]), result)
@@ -125,8 +125,8 @@ def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
 def _entrants(cells: Sequence[DoneCell], *, by_task: bool = False) -> list[Entrant]:
     """Return an entrant (a side of a comparison) for each method and group, with the results of all its seeds.
 
-    A group is a model and setting, and also a task if cells have several. If `by_task` is True, it is the task alone;
-    all cells must then be of one model and setting.
+    A group is a model and setting, and also a task if cells have several tasks. If `by_task` is True, a group is a
+    task alone; all cells must then have the same model and setting.
     """
     runs: dict[tuple[str, str], list[SeedRun]] = {}
     for cell in cells:
@@ -147,14 +147,14 @@ def _group(cell: DoneCell, task: str) -> str:
 
 
 def _models(cells: Sequence[DoneCell]) -> dict[str, str]:
-    """Return the model and setting of each group."""
+    """Return a mapping from the name of each group to the name of its model and setting."""
     return {_group(cell, task): group_of(cell) for cell in cells for task in tasks_of(cell)}
 
 
 def _benchmarks(cells: Sequence[DoneCell], reference: str, options: Options) -> dict[str, Any]:
-    """Make the tables of all tasks with their average, by the name of the model and setting.
+    """Return, for each model and setting, a table that compares the methods on all tasks and on their average.
 
-    A model and setting that is evaluated on a single task has no table.
+    The key of a table is the name of the model and setting. There is no table if there is only one task.
 
     Args:
         cells: the study's cells that are done.
@@ -176,7 +176,7 @@ def _overall(
 ) -> dict[str, Any] | None:
     """Compare every method with the reference on the problems of all groups (models and settings) together.
 
-    A method that is missing in a group is left out. The result is None if fewer than two methods are left.
+    A method that a group lacks is left out. Return None if the reference is left out, or if no other method is left.
     """
     members = [{entrant.name: entrant for entrant in group} for group in by_group.values()]
     names = [name for name in (BASE, *study.methods) if all(name in group for group in members)]
@@ -202,12 +202,12 @@ def _overall(
 
 
 def _stacked(members: Sequence[dict[str, Entrant]], name: str, seeds: Sequence[str]) -> np.ndarray:
-    """Return the accuracies of one method, `[seed, problem]`, on the problems that all its models answered.
+    """Return the accuracies of one method, `[seed, problem]`, on the problems of all groups (models and settings).
 
-    A problem that several models answer is one column, with the mean over the models.
+    A problem that several groups have is one column, which holds the mean over these groups.
 
     Args:
-        members: for each model, its entrants (runs of one method) by the name of the method.
+        members: for each group, a mapping from the name of a method to its entrant (the runs of all seeds).
         name: the method.
         seeds: the seeds, in the order of the rows.
     """
@@ -222,7 +222,7 @@ def _stacked(members: Sequence[dict[str, Entrant]], name: str, seeds: Sequence[s
 
 
 def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
-    """Return a row for each stage and seed of a group. A stage is a checkpoint that is evaluated without training."""
+    """Return a row of results for each stage and seed of a group. A stage is a checkpoint that is only evaluated."""
     rows = []
     for entrant in entrants:
         if entrant.name in study.methods:
@@ -247,8 +247,8 @@ def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
 def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any]:
     """Correlate the inversion ι, and each other number of `ACROSS`, with the accuracy of the cells (evaluated models).
 
-    There are three kinds of correlations: over the cells of each group, the mean of these over the groups, and over
-    all cells.
+    There are three kinds: a correlation over the cells of each group, the mean of these correlations, and one over all
+    cells.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for point in points:
@@ -264,7 +264,7 @@ def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any
 
 
 def _mean_association(by_group: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    """Average the correlation of one number with accuracy over the groups where it is defined."""
+    """Average the correlation of the number `name` with accuracy over the groups. Undefined values are left out."""
     values = [found[name]["spearman"] for found in by_group.values() if found and found[name]["spearman"] is not None]
     return {"value": float(np.mean(values)) if values else None, "num_groups": len(values), "values": values}
 

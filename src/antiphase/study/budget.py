@@ -1,4 +1,4 @@
-"""Compute the budget of a study in rollouts, tokens and optimizer steps, and check that all methods have the same.
+"""Compute the budget of a study in rollouts, tokens and optimizer steps, and check that all methods have the same one.
 
 These checks run before anything is trained. They read no model weights.
 """
@@ -54,7 +54,7 @@ def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
         processes: number of processes that the training runs in.
 
     Raises:
-        InvalidInputError: antiphase train refuses a key or value, or the recipe does not set `max_steps`.
+        InvalidInputError: `antiphase train` refuses a key or value of the recipe, or the recipe has no `max_steps`.
     """
     try:
         from antiphase.training.recipe import parse_recipe
@@ -88,7 +88,9 @@ def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
 
 
 def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, Budget]:
-    """Return the budget of each training of a study, by the name of its cell (one model, setting, method and seed).
+    """Return a mapping from the name of each cell that trains to its budget; refuse a study with unequal budgets.
+
+    A cell is one model, setting, method and seed.
 
     Args:
         study: the study.
@@ -96,8 +98,8 @@ def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, 
         processes: number of processes that a training runs in.
 
     Raises:
-        InvalidInputError: two methods of the same model and setting have different budgets, and not only in the parts
-            that the study calls tuned.
+        InvalidInputError: two methods of the same model and setting have budgets that differ in a part that was not
+            tuned for each method (`Study.tuned`).
     """
     known: dict[tuple[str, str, str], Budget] = {}
     budgets: dict[str, Budget] = {}
@@ -115,7 +117,7 @@ def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, 
 
 
 def _check_equal(methods: tuple[str, str], left: Budget, right: Budget, tuned: Sequence[str]) -> None:
-    """Refuse two methods whose budgets differ in a part that is not tuned."""
+    """Raise InvalidInputError if the budgets of two methods differ in a part that `tuned` does not name."""
     parts = [name for name, one in vars(left).items() if one != vars(right)[name] and name not in tuned]
     differing = [f"{name} is {vars(left)[name]!r} and {vars(right)[name]!r}" for name in parts]
     if differing:
@@ -132,7 +134,7 @@ def _check_equal(methods: tuple[str, str], left: Budget, right: Budget, tuned: S
 
 
 def check_evaluations(cells: Sequence[Cell], *, dry_run: bool = False) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """Check the options and tasks of each cell's evaluation, and count its rollouts.
+    """Check the options and tasks of each cell's evaluation, and count the rollouts of the evaluations.
 
     Args:
         cells: the study's cells. A cell is one model, setting, method and seed.
@@ -145,7 +147,7 @@ def check_evaluations(cells: Sequence[Cell], *, dry_run: bool = False) -> tuple[
         cannot be reached.
 
     Raises:
-        AntiphaseError: antiphase eval refuses an option or task.
+        AntiphaseError: `antiphase eval` refuses an option or task.
     """
     known: dict[str, tuple[int, int]] = {}
     counts = {}
@@ -180,7 +182,7 @@ def check_models(cells: Sequence[Cell], *, dry_run: bool = False) -> list[str]:
         the names of the models that could not be checked because the hub cannot be reached.
 
     Raises:
-        AntiphaseError: a model does not exist, cannot be measured, or does not have a layer that is named.
+        AntiphaseError: a model does not exist, cannot be measured, or lacks a layer that an evaluation names.
     """
     known: set[tuple[str, str]] = set()
     unseen: dict[str, None] = {}

@@ -45,11 +45,11 @@ UNIT_COLUMNS = (
 
 
 class CellError(AntiphaseError, RuntimeError):
-    """A cell of a study (one model, setting, method and seed) could not be run to its end."""
+    """Raised when a cell of a study (one model, setting, method and seed) could not be run to its end."""
 
 
 def is_made(made: Made, out: Path) -> bool:
-    """Return whether the model exists and was made by this command."""
+    """Return whether the model exists in the study's folder `out`, and the command in `made` made it."""
     marker = out / "models" / made.name / "made.json"
     return marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["command"] == list(made.command)
 
@@ -67,7 +67,7 @@ def make_model(made: Made, out: Path, *, wait: bool = True) -> Path:
     Raises:
         CellError: the command failed, or did not make a model.
         InvalidInputError: the model exists, but another command made it.
-        InUseError: another process makes the model, and `wait` is not set.
+        InUseError: another process makes the model, and `wait` is False.
     """
     lock = model_lock(made, out)
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def make_model(made: Made, out: Path, *, wait: bool = True) -> Path:
 
 
 def _make(made: Made, out: Path) -> Path:
-    """Do what `make_model` says, while this process holds the model's lock."""
+    """Make the model as `make_model` explains, while this process holds the model's lock."""
     folder = out / "models" / made.name
     marker = folder / "made.json"
     command = [word.replace("{out}", str(folder)) for word in made.command]
@@ -146,7 +146,7 @@ def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | 
 
 
 def _run(cell: Cell, out: Path, launch: str | None) -> None:
-    """Train and evaluate the cell, while this process holds its lock. See `run_cell` for the arguments."""
+    """Train and evaluate the cell, while this process holds the cell's lock. See `run_cell` for the arguments."""
     began = time.time()
     source = str(make_model(cell.made, out)) if cell.made is not None else str(cell.path)
     work = out / "work" / cell.name
@@ -178,9 +178,9 @@ def _run(cell: Cell, out: Path, launch: str | None) -> None:
 
 
 def _tidy(cell: Cell, out: Path, keep_models: bool) -> None:
-    """Keep the trained model of a done cell if it is wanted, and remove the cell's other files in `work`.
+    """Keep the trained model of a done cell if `keep_models` is True, then remove the cell's temporary files.
 
-    A call that was killed may be repeated. See `run_cell` for the arguments.
+    If a call is killed, another call finishes its work. See `run_cell` for the arguments.
     """
     work, model = out / "work" / cell.name, out / "models" / cell.name
     marker = work / "cell.sha256"
@@ -266,7 +266,7 @@ def _keep(
 
 
 def _without_cells(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a result without the model's name (a path of this machine), and without the ρ of single projections."""
+    """Return a result of an evaluation without the model's path, the layers, and the ρ of single projections."""
     slim = {key: value for key, value in entry.items() if key not in ("model", "revision", "layers")}
     if "signals" in slim:
         slim["signals"] = {key: value for key, value in slim["signals"].items() if key != "by_projection"}

@@ -41,7 +41,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w+=-]*")
 
 
 def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
-    """Read STUDY.yaml.
+    """Read a study from the file STUDY.yaml, and check it.
 
     Args:
         path: the file.
@@ -49,7 +49,7 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
 
     Raises:
         InvalidInputError: the file cannot be read or is not YAML, a key is unknown, a value is invalid, two cells have
-            one name, or `models`, `methods` or `seeds` is empty.
+            the same name, or `models`, `methods` or `seeds` is empty.
     """
     content = overridden(read_mapping(path, "study"), changes)
     _check_keys(content, _KEYS, str(path))
@@ -88,7 +88,7 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
 
 
 def _check_keys(content: Any, known: tuple[str, ...], where: str) -> None:
-    """Refuse a value that is not a mapping, or that has an unknown key. Error messages begin with `where`."""
+    """Raise InvalidInputError if a value is no mapping or has an unknown key. The message begins with `where`."""
     if not isinstance(content, Mapping):
         raise InvalidInputError(f"{where}: expected a mapping; got {type(content).__name__}.")
     for key in content:
@@ -99,9 +99,10 @@ def _check_keys(content: Any, known: tuple[str, ...], where: str) -> None:
 
 
 def _mapping(value: Any, key: str, path: Path) -> Mapping[str, Any]:
-    """Return a value of STUDY.yaml that must be a mapping. Refuse another value, or names that cannot be file names.
+    """Return a value of STUDY.yaml, after a check that it is a mapping whose keys can be names of files.
 
-    `key` and `path` say in error messages where the value stands.
+    If the check fails, an InvalidInputError is raised. Its message contains `key` and `path`, which say where the
+    value stands.
     """
     if not isinstance(value, Mapping):
         raise InvalidInputError(
@@ -125,7 +126,7 @@ def _cells(
         content: the content of STUDY.yaml.
         path: the file.
         model, setting: the names of the model and the setting.
-        settings: the mapping of all settings.
+        settings: the mapping `settings` of STUDY.yaml.
     """
     entry = content["models"][model]
     entry = {"path": entry} if isinstance(entry, str) else entry
@@ -184,9 +185,9 @@ def _merged(parts: Sequence[Mapping[str, Any]], key: str, where: str) -> dict[st
 
 
 def _list(value: Any, default: list[str], where: str) -> list[str]:
-    """Return a value if it is a list, and the default if it is None; refuse any other value.
+    """Return a value if it is a list, and the default if it is None.
 
-    Error messages begin with `where`.
+    Any other value raises InvalidInputError, with a message that begins with `where`.
     """
     if value is None:
         return default
@@ -196,7 +197,7 @@ def _list(value: Any, default: list[str], where: str) -> list[str]:
 
 
 def _seeds(seeds: Any, where: str) -> list[int]:
-    """Return a list of seeds, and refuse any other value."""
+    """Return the seeds if they are a list of whole numbers; raise InvalidInputError for any other value."""
     numbers = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not numbers or len(set(seeds)) < len(seeds):
         raise InvalidInputError(f"{where}: seeds must be a list of different whole numbers, 0 or more; got {seeds!r}.")
@@ -204,14 +205,14 @@ def _seeds(seeds: Any, where: str) -> list[int]:
 
 
 def _smallest(value: Any, path: Path) -> float:
-    """Return the smallest difference that matters, and refuse a value that is not in (0, 1)."""
+    """Return the smallest difference that matters; raise InvalidInputError if the value is not in (0, 1)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise InvalidInputError(f"{path}: compare: smallest must be a difference between 0 and 1; got {value!r}.")
     return float(value)
 
 
 def _tuned(value: Any, path: Path) -> tuple[str, ...]:
-    """Return the parts of the budget in which methods may differ, and refuse a value that is not a list of them."""
+    """Return the parts of the budget in which methods may differ; raise InvalidInputError for any other value."""
     names = _list(value, [], f"{path}: compare: tuned")
     for name in names:
         if name not in TUNABLE:
@@ -223,13 +224,13 @@ def _tuned(value: Any, path: Path) -> tuple[str, ...]:
 
 
 def _made(command: Any, model: str, setting: str, words_of_setting: str, seed: int) -> Made | None:
-    """Fill in the command that makes a model; return None if there is no command.
+    """Return the model that a command makes, with the command filled in; None if there is no command.
 
     The model's name contains the setting and the seed only if the command does, so that cells can share a model.
 
     Args:
         command: the command, as one text or as a list of words.
-        model, setting, seed: replace `{model}`, `{setting}` and `{seed}` within a word.
+        model, setting, seed: the texts that replace `{model}`, `{setting}` and `{seed}` within a word.
         words_of_setting: the words that replace the word `{setting}`.
     """
     if command is None:

@@ -23,7 +23,7 @@ class Made:
 
     Args:
         name: the name of the model's folder in `models/`.
-        command: the words of the command; `{out}` in them stands for this folder.
+        command: the words of the command; `{out}` in a word stands for the model's folder.
     """
 
     name: str
@@ -35,12 +35,13 @@ class Cell:
     """One model, setting, method and seed of a study.
 
     Args:
-        model, setting, method, seed: the cell's place in the grid.
+        model, setting, method: the names of the model, the setting and the method in STUDY.yaml.
+        seed: the seed.
         path: hub id or directory of the model; None if a command makes the model.
-        made: the command that makes the model; None if there is none.
+        made: the command that makes the model; None if no command makes it.
         stage: the folder in the model's directory that is evaluated without training; None if the cell trains.
-        recipe: keys of antiphase train, without model, seed and output_dir.
-        evaluation: options of antiphase eval.
+        recipe: keys of `antiphase train`, without model, seed and output_dir.
+        evaluation: options of `antiphase eval`.
     """
 
     model: str
@@ -64,7 +65,7 @@ class Cell:
         return self.stage is None
 
     def digest(self) -> str:
-        """Return a digest of everything that decides the cell's numbers.
+        """Return a sha256 of everything that the cell's results depend on.
 
         This includes the present content of the files that define the user's own tasks.
 
@@ -80,7 +81,7 @@ class Cell:
 
 
 def _specs(options: Mapping[str, Any]) -> list[str]:
-    """Return the task specs in some options. Entries that are not text are left out; a later check refuses them."""
+    """Return the task specs in some options. Values that are not text are left out; a later check refuses them."""
     tasks = options.get("tasks") or []
     return [tasks] if isinstance(tasks, str) else [task for task in tasks if isinstance(task, str)]
 
@@ -94,7 +95,7 @@ class Study:
         path: the file STUDY.yaml.
         cells: the cells, in the order in which they run.
         methods: the names of the methods that train.
-        reference: the method that all others are compared with; None if the study names none.
+        reference: the method that all others are compared with; None if the study has no reference.
         smallest: the smallest difference in accuracy that matters.
         tuned: the parts of the budget in which the methods may differ, because each method was tuned; see `TUNABLE`.
     """
@@ -121,7 +122,7 @@ class Study:
         return by_name[name]
 
     def digest(self) -> str:
-        """Return a digest of everything that decides the study's tables, except the name of its file.
+        """Return a sha256 of everything that the study's tables depend on, except the name of the study's file.
 
         Raises:
             InvalidInputError: a file of a task does not exist.
@@ -133,5 +134,5 @@ class Study:
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
     def made(self) -> dict[str, Made]:
-        """Return the models that commands make, by name."""
+        """Return the models of the study that commands make, by the name of the model."""
         return {cell.made.name: cell.made for cell in self.cells if cell.made is not None}

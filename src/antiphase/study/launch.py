@@ -30,7 +30,7 @@ _PATIENCE = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "110"}
 
 
 class LaunchError(AntiphaseError, RuntimeError):
-    """A training under a launcher failed."""
+    """Raised when a training under a launcher failed."""
 
 
 def processes_of(launch: str | None) -> int:
@@ -79,10 +79,12 @@ def train_under(launch: str, recipe: Path) -> None:
 
 @contextlib.contextmanager
 def _passed_on(process: "subprocess.Popen[bytes]") -> Iterator[list[list[Found]]]:
-    """Pass the first SIGTERM on to a process while the block lasts. A training then saves a checkpoint and ends.
+    """Pass the first SIGTERM that arrives during the `with` block to the launcher's process.
+
+    A training that gets SIGTERM saves a checkpoint and ends.
 
     Yields:
-        a list that stays empty until SIGTERM comes. Then it gets the processes that the process has started, as
+        a list that is empty until SIGTERM comes. Then the processes that the launcher has started are added to it, as
         `descendants` returns them.
     """
     told: list[list[Found]] = []
@@ -133,7 +135,8 @@ def merged_model(folder: Path, into: Path) -> Path:
 
     Args:
         folder: the folder of the trained model, or of an adapter.
-        into: the folder that a merged model is written to. If it holds a complete merged model, this is used again.
+        into: the folder that a merged model is written to. If it holds a complete merged model
+            already, this model is returned.
 
     Raises:
         MissingExtraError: peft is not installed.

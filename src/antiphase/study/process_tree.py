@@ -16,18 +16,19 @@ _SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Found:
-    """A process that was running when it was found.
+    """A process that was running when it was found, and that may have ended since.
 
     Args:
-        number: its process number.
-        began: when it began, in ticks of the kernel's clock. A later process with the same number began later.
+        number: the number of the process (PID).
+        began: when the process began, in ticks of the kernel's clock. If the system gives the same number to another
+            process later, that process has a later time.
     """
 
     number: int
     began: int
 
     def runs(self) -> bool:
-        """Return whether this process is still running. A process that has only not been waited for has ended."""
+        """Return whether this process is still running. A zombie, which has ended, counts as not running."""
         fields = _fields(self.number)
         return fields is not None and int(fields[19]) == self.began and fields[0] not in ("Z", "X")
 
@@ -66,7 +67,7 @@ def end_gently(generations: list[list[Found]]) -> None:
 
 
 def send(processes: list[Found], number: int) -> None:
-    """Send a signal to those of the processes that are still running. `number` is the number of the signal."""
+    """Send the signal `number` to each process that is still running."""
     for found in processes:
         if found.runs():
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -74,7 +75,7 @@ def send(processes: list[Found], number: int) -> None:
 
 
 def _fields(number: int) -> list[str] | None:
-    """Return the fields of `/proc/NUMBER/stat` from the state on; None if there is no such process."""
+    """Return the fields of `/proc/NUMBER/stat`, beginning with the state; None if there is no such process."""
     try:
         text = (Path("/proc") / str(number) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""Make calls in processes of their own, which end with the process of the sweep. An error in one stops no other."""
+"""Call functions, each in a new process. These processes end with the sweep. An error in one does not stop others."""
 
 import multiprocessing
 import os
@@ -21,11 +21,11 @@ PRELOAD = ["antiphase.training.train", "antiphase.evaluation.evaluate"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call ended that a process of its own made.
+    """How a call in a new process ended.
 
     Args:
         state: `done`, `failed`, or `in use`, which means that another process does the same work now.
-        message: the error message; empty if the call is done.
+        message: the error message; empty if the state is `done`.
         seconds: the time that the call took.
     """
 
@@ -35,13 +35,13 @@ class Outcome:
 
 
 class Processes:
-    """Make calls, each in a process of its own, a limited number of them at the same time.
+    """Calls functions, each in a new process, and at most `jobs` of them at the same time.
 
-    At the end of the `with` block, all calls have ended. If the block is left by an error, their processes are ended.
-    A training then finishes its step and saves a checkpoint.
+    The end of the `with` block waits for all calls. If the block ends with an error, the processes get SIGTERM
+    instead. A training then finishes its step and saves a checkpoint.
 
     Args:
-        jobs: number of processes that run at the same time.
+        jobs: the largest number of processes that run at the same time.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -52,13 +52,18 @@ class Processes:
     def start(
         self, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> "Future[Outcome]":
-        """Make a call as soon as a process is free. Its output goes to a log of its own.
+        """Call a function in a new process, as soon as fewer than `jobs` calls are running.
+
+        The output of the call goes to the file `logs/NAME.log` in the study's folder.
 
         Args:
             function: the function to call.
-            arguments: its positional arguments. The first has a name, which is also that of the log, and the second is
-                the study's folder.
+            arguments: its positional arguments. The first has the attribute `name`, which is the NAME of the log. The
+                second is the study's folder.
             options: its keyword arguments.
+
+        Returns:
+            a future, which gets the outcome when the call has ended.
         """
         return self._threads.submit(_one_process, self._context, self._running, function, arguments, options)
 
@@ -73,7 +78,7 @@ class Processes:
 
 
 class _Running:
-    """The processes that are running now. Once they have been stopped, a process that is added is ended at once."""
+    """The processes that are running now. After `stop`, each process that is added is ended at once."""
 
     def __init__(self) -> None:
         self._processes: list[Any] = []
@@ -81,19 +86,19 @@ class _Running:
         self._lock = threading.Lock()
 
     def add(self, process: Any) -> None:
-        """Take note of a process that has just been started. It may have started while the others were stopped."""
+        """Add a process that has just been started. If `stop` was called before, end the process."""
         with self._lock:
             self._processes.append(process)
             if self._stopped:
                 process.terminate()
 
     def remove(self, process: Any) -> None:
-        """Forget a process that has ended."""
+        """Remove a process that has ended."""
         with self._lock:
             self._processes.remove(process)
 
     def stop(self) -> None:
-        """End all processes by SIGTERM, also those that are added later."""
+        """Send SIGTERM to all processes, and later to each process that is added."""
         with self._lock:
             self._stopped = True
             for process in self._processes:
@@ -145,7 +150,7 @@ def _one_process(
 
 
 def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-    """Run a function in this new process, and send two words: how it ended, and the error message (see `Outcome`)."""
+    """Run a function in this new process, and send the state and the message of its `Outcome` to the parent."""
     import warnings
 
     _end_with_parent()

@@ -51,12 +51,12 @@ class Count:
 
 
 def count_problems(config: EvalConfig, *, dry_run: bool) -> list[Count]:
-    """Return, for each task of an evaluation, how many problems and samples it has and how long a completion may be.
+    """Return the number of problems, the number of samples and the length limit for each task of an evaluation.
 
     Args:
         config: options of the evaluation.
-        dry_run: whether a known data set may be counted without being read. If the Hugging Face hub cannot be reached,
-            its number of test problems is then the one that antiphase has stored.
+        dry_run: whether a data set need not be read if the Hugging Face hub cannot be reached. antiphase has stored
+            the number of test problems of the data sets that it knows, and then uses this number.
 
     Raises:
         AntiphaseError: a task is invalid or cannot be read, so that `evaluate` would refuse it too.
@@ -69,7 +69,7 @@ def count_problems(config: EvalConfig, *, dry_run: bool) -> list[Count]:
 def _count(entry: SuiteEntry, task: Task, config: EvalConfig, dry_run: bool) -> Count:
     """Return the numbers of one task of an evaluation: its problems, its samples and its length limit.
 
-    `dry_run` says whether the stored number of problems is used if the hub cannot be reached.
+    If `dry_run` is True and the hub cannot be reached, the number of problems is the one that antiphase has stored.
     """
     length, samples = config.sampling(entry.max_new_tokens).max_new_tokens, num_samples(entry)
     try:

@@ -35,7 +35,7 @@ def cell_lock(cell: Cell, out: Path) -> Path:
 
 @contextlib.contextmanager
 def results_locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a study's results while the block lasts. If another process holds it, wait for that process.
+    """Hold the lock of a study's results during the `with` block. If another process holds it, wait for that process.
 
     Several processes may run cells of one folder. They write the files of a finished cell, pack these files and make
     the tables only while they hold this lock. So no process packs files that another one is just writing.
@@ -82,7 +82,7 @@ def done_names(folder: Path) -> set[str]:
 
 
 def is_done(folder: Path, name: str) -> bool:
-    """Return whether the cell of this name is done: whether its record is a file, or a line of the packed file."""
+    """Return whether the cell of this name is done, which means that the folder contains its record."""
     if (folder / "cells" / f"{name}.json").is_file():
         return True
     return any(record["cell"] == name for record in packed_records(folder))
@@ -98,7 +98,7 @@ def packed_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def _read(path: Path, text: str) -> dict[str, Any]:
-    """Parse `text`, the record of one cell. `path` is its file, which an error message names."""
+    """Parse `text`, which is the record of one cell. `path` is the file of the record, for the error message."""
     try:
         value = json.loads(text)
         if not isinstance(value, dict) or "digest" not in value or "cell" not in value:

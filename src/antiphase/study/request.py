@@ -22,7 +22,7 @@ from antiphase.training.own_checks import check_recipe
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """A study, and those of its cells that are to be run.
+    """A study, and the list of its cells that are to be run.
 
     A study is a grid of experiments. A cell is one experiment: one model, setting, method and seed.
 
@@ -102,8 +102,8 @@ def check_cells(cells: Sequence[Cell]) -> None:
     """Check the training recipe and the evaluation of every cell (one model, setting, method and seed).
 
     Raises:
-        AntiphaseError: an option or a task is invalid. If it is in a recipe, the message names the method and the
-            model.
+        AntiphaseError: an option or a task is invalid. If the error is in a recipe, the message names the
+            method and the model.
     """
     seen: set[str] = set()
     for cell in cells:
@@ -128,7 +128,7 @@ def check_cells(cells: Sequence[Cell]) -> None:
 
 
 def cell_recipe(cell: Cell, model: str, folder: Path) -> dict[str, Any]:
-    """Return the training recipe of a cell (one model, setting, method and seed), as antiphase train reads it.
+    """Return the training recipe of a cell (one model, setting, method and seed), as `antiphase train` reads it.
 
     Args:
         cell: the cell.

@@ -1,10 +1,10 @@
 """Write the cells of a study as commands for a job scheduler: a list, a shell script, or a Slurm array.
 
-A cell is one model, setting, method and seed. Every command is an `antiphase sweep --cell …` in a process of its own.
-All of them may run at the same time, on several machines that share the folder of the study. A last command makes the
-tables.
+A cell is one model, setting, method and seed. Every command is an `antiphase sweep --cell …`, which is a separate
+process. All of them may run at the same time, on several machines that share the folder of the study. A last command
+makes the tables.
 
-Nothing is run here, and nothing is written but the text.
+This module runs nothing and writes no file. It only returns texts.
 """
 
 import shlex
@@ -41,8 +41,8 @@ class Commands:
         path: the file STUDY.yaml.
         folder: the study's folder, as an absolute path.
         cells: the names of the cells that are not done.
-        jobs: number of cells that run at the same time, for scripts. A Slurm array has no limit if it is 1.
-        launch: the launcher's command for every training; None if there is none.
+        jobs: number of cells that a script runs at the same time. If it is 1, a Slurm array has no limit.
+        launch: the launcher's command for every training; None trains without a launcher.
         train: changes of the study's shared `train` keys, each of the form `KEY=VALUE`.
         keep_models: whether the trained models are kept.
         sbatch: options of sbatch for every cell, such as `--gpus=1 --time=4:00:00`.
@@ -59,14 +59,14 @@ class Commands:
     sbatch: str = ""
 
     def words(self) -> list[str]:
-        """Return the words that all commands begin with. The name of the study's file is an absolute path."""
+        """Return the words that all commands begin with, among them the absolute path of the study's file."""
         words = [sys.executable, "-m", "antiphase", "sweep", str(self.path.absolute()), "--out", str(self.folder)]
         words += [word for change in self.train for word in ("--train", change)]
         words += [] if self.launch is None else ["--launch", self.launch]
         return [*words, "--keep-models"] if self.keep_models else words
 
     def texts(self, form: str) -> list[str]:
-        """Return the commands: with the form `list` each command, with `shell` and `slurm` one whole script.
+        """Return the commands as texts. The form `list` gives one text for each cell, `shell` and `slurm` one script.
 
         Raises:
             InvalidInputError: the form is unknown, options of sbatch are invalid or are given for another form, or a
@@ -176,17 +176,17 @@ exec "${{SWEEP[@]}}" --cell "${{CELLS[$SLURM_ARRAY_TASK_ID]}}\""""
 
 
 def _one_line(name: str) -> str:
-    """Return the name of a study without line breaks, which would end a comment."""
+    """Return the name of a study without line breaks, which would end a comment in the script."""
     return " ".join(name.split())
 
 
 def _lines(names: Sequence[str], after: str = "") -> str:
-    """Return names for a shell, one a line. The last line does not have the text that comes `after` the others."""
+    """Return a text with one name on each line, quoted for a shell. All lines but the last end with `after`."""
     return f"{after}\n".join(f"  {shlex.quote(name)}" for name in names)
 
 
 def _options(text: str) -> list[list[str]]:
-    """Return the options of sbatch in a text, each as its words: `--gpus=1 -p main` has two options.
+    """Return the options of sbatch in a text, each as a list of words: `--gpus=1 -p main` has two options.
 
     Raises:
         InvalidInputError: the text is not a list of options, or the script itself sets one of them.

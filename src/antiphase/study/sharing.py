@@ -3,7 +3,7 @@
 A piece of work is a model to make, or a cell to run (one model, setting, method and seed). The process that does a
 piece holds the lock of this piece. The operating system releases the lock when the process ends, even by kill -9. The
 piece is then free again, and another process takes it over. Two processes that look at the same moment may choose the
-same piece. One of them gets the lock, and the other one takes the next piece.
+same piece. One of the two gets the lock, and the other takes the next piece.
 """
 
 import time
@@ -22,10 +22,10 @@ _SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Work:
-    """A piece of work that several processes may want to do, and that one of them does.
+    """A piece of work that several processes may want to do, but that only one process does.
 
     Args:
-        name: its name.
+        name: the name of the piece.
         lock: the file whose lock a process holds while it does the work.
         function, arguments, options: the call that does the work. It raises `InUseError` if another process holds the
             lock.
@@ -43,13 +43,13 @@ def share(
 ) -> dict[str, str]:
     """Do every piece of work that no other process does, and wait until the other processes have done theirs.
 
-    A line is printed when a piece has ended. A piece that fails in this process is not tried again by it. A piece that
-    another process left unfinished is done by this process.
+    A line is printed when a piece has ended. If a piece fails in this process, this process does not try it again. If
+    another process ends before its piece is done, this process does the piece.
 
     Args:
         works: the pieces of work.
         jobs: number of processes that this process starts and runs at the same time.
-        done: a function that returns the names of the pieces that are done, by whichever process.
+        done: a function that returns the names of the pieces that this or any other process has done.
         say: a function that prints one line.
         what: what a piece is, for the printed lines: `model` or `cell`.
 
@@ -82,7 +82,7 @@ def share(
 
 
 class _Progress:
-    """Which pieces of work are done or have failed, and the lines that say so.
+    """Keeps count of the pieces of work that are done or have failed, and prints a line about each.
 
     Args:
         works: the pieces of work.
@@ -99,7 +99,12 @@ class _Progress:
         self._say, self._what = say, what
 
     def note_done(self, names: set[str], running: set[str]) -> None:
-        """Take note of the pieces that other processes have done. `running` are the names of those that run here."""
+        """Count pieces that other processes have done.
+
+        Args:
+            names: the names of all pieces that are done.
+            running: the names of the pieces that run in this process. They are not counted.
+        """
         for work in self.works:
             if work.name in names and work.name not in self._done | running:
                 self._done.add(work.name)
@@ -107,7 +112,7 @@ class _Progress:
                 self._tell(work.name, "done by another process", None)
 
     def note(self, work: Work, outcome: Outcome) -> None:
-        """Take note of how a piece ended that was begun here."""
+        """Count a piece that this process has run, with its outcome."""
         if outcome.state == "in use":
             return
         if outcome.state == "done":
@@ -117,7 +122,11 @@ class _Progress:
         self._tell(work.name, "done" if outcome.state == "done" else f"FAILED: {outcome.message}", outcome.seconds)
 
     def open(self, running: Sequence[Work] | Any) -> tuple[dict[str, str], list[Work]]:
-        """Return two things: which processes do which pieces elsewhere, and the pieces that can be begun here."""
+        """Return (the pieces that other processes do now, the pieces that this process can begin).
+
+        The first is a mapping from the name of a piece to the process that does it. `running` are the pieces that run
+        in this process.
+        """
         here = {work.name for work in running}
         left = [work for work in self.works if work.name not in self._done | here]
         found = {work.name: holder(work.lock, tries=1) for work in left}

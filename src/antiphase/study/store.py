@@ -78,7 +78,7 @@ def pack(folder: Path, study: Study) -> None:
 
 
 def _packed_rows(folder: Path) -> list[pd.DataFrame]:
-    """Return the packed rollouts as a list of one table; an empty list if there are none."""
+    """Return the packed rollouts as a list of one table; an empty list if nothing is packed yet."""
     if not (folder / ROWS).is_file():
         return []
     frame = pd.read_parquet(folder / ROWS)

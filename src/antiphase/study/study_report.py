@@ -99,7 +99,7 @@ def _markdown(study: Study, cells: Sequence[DoneCell], findings: Findings | None
 
 
 def _overall(overall: dict[str, Any], study: Study) -> list[str]:
-    """Return the section that compares the methods over all groups (models and settings), as paragraphs."""
+    """Return the paragraphs of the section that compares the methods over all groups (models and settings)."""
     rows = []
     for entrant in overall["entrants"]:
         difference = entrant["difference"]
@@ -124,7 +124,7 @@ def _overall(overall: dict[str, Any], study: Study) -> list[str]:
 
 
 def _tuned(study: Study) -> list[str]:
-    """Return the section on the parts of the budget that were tuned for each method, as paragraphs."""
+    """Return the paragraphs of the section on the parts of the budget that were tuned for each method."""
     if not study.tuned:
         return []
     rows: dict[str, list[str]] = {}
@@ -140,7 +140,7 @@ def _tuned(study: Study) -> list[str]:
 
 
 def _stages(findings: Findings) -> list[str]:
-    """Return the section on models that were evaluated at several stages of their making, as paragraphs."""
+    """Return the paragraphs of the section on models that were evaluated at several stages of their making."""
     groups = {name: rows for name, rows in findings.stages.items() if len({row["stage"] for row in rows}) > 1}
     if not groups:
         return []
@@ -173,13 +173,13 @@ def _stages(findings: Findings) -> list[str]:
 
 
 def _mean_text(values: Sequence[float | None]) -> str:
-    """Return the mean of the values that are known as text; `undefined` if there is none."""
+    """Return, as text, the mean of the values that are not None; `undefined` if all are None."""
     known = [value for value in values if value is not None]
     return f"{sum(known) / len(known):.2f}" if known else "undefined"
 
 
 def _across(findings: Findings) -> list[str]:
-    """Return the section that relates inversion to accuracy, as paragraphs."""
+    """Return the paragraphs of the section that relates inversion to accuracy."""
     rows = []
     for name, what in ACROSS.items():
         if name not in findings.across["mean"]:
@@ -208,7 +208,7 @@ def _across(findings: Findings) -> list[str]:
 
 
 def _scores(findings: Findings) -> list[str]:
-    """Return the section on telling right from wrong rollouts, as paragraphs."""
+    """Return the paragraphs of the section on how well scores tell right from wrong rollouts."""
     rows = [
         [name, SCORES[name].what, share_text(found), str(found["num_problems"])]
         for name, found in findings.scores.items()

@@ -39,7 +39,7 @@ _MARK = ".report.sha256"
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The result of a sweep.
+    """The result of a call of `sweep`, which runs the cells of a study.
 
     Args:
         out: the study's folder.
@@ -74,8 +74,8 @@ def sweep(
     """Run the cells of a study, and write its tables and figures.
 
     A cell is one model, setting, method and seed. A cell that fails does not stop the others. Several sweeps may run
-    in one folder at the same time, on one or several machines. Each takes the next cell that is free, and waits for
-    the cells of the others before it makes the tables.
+    in one folder at the same time, on one or several machines. Each takes the next cell that is free. It waits for
+    the cells of the other sweeps before it makes the tables.
 
     Args:
         path: the file STUDY.yaml.
@@ -86,7 +86,7 @@ def sweep(
         keep_models: whether to keep trained models in OUT/models.
         dry_run: whether to print the budget and stop.
         commands: whether to print the cells that are not done as commands for a job scheduler, and stop. `shell`
-            prints a shell script, `slurm` a script for Slurm, and True or `list` one command a line.
+            prints a shell script, `slurm` a script for Slurm, and True or `list` one command on each line.
         sbatch: options of Slurm's sbatch for each cell, for `commands="slurm"`.
         tables: whether only the tables are made, of the cells that are done. No cell is then run.
         launch: the launcher's command for every training, such as `accelerate launch --num_processes 8`.
@@ -163,7 +163,7 @@ def _begin(study: Study, folder: Path) -> None:
 
 
 def _run_here(todo: Sequence[Cell], folder: Path, keep_models: bool, launch: str | None) -> dict[str, str]:
-    """Run cells in this process, one after another. Return the error messages of those that failed, by name."""
+    """Run cells in this process, one after another. Return the error messages of failed cells, by name."""
     failed = {}
     for cell in todo:
         try:
@@ -181,7 +181,7 @@ def _run_all(
     Other processes may do the same in this folder at the same time.
 
     Returns:
-        the error messages of models and cells that failed, by name. The others were still run.
+        the error messages of models and cells that failed, by name. All other cells were run.
     """
     needed = {cell.made.name for cell in todo if cell.made is not None}
     missing = [made for name, made in study.made().items() if name in needed and not is_made(made, folder)]
@@ -195,7 +195,7 @@ def _run_all(
 
 
 def _tidy_all(study: Study, folder: Path, keep_models: bool) -> None:
-    """Finish the done cells whose process was killed after it stored the results, and before it kept the model."""
+    """Clean up done cells whose process was killed after it stored the results, and before it kept the model."""
     done = done_names(folder)
     for cell in study.cells:
         if cell.name in done and (folder / "work" / cell.name).is_dir():
@@ -204,16 +204,16 @@ def _tidy_all(study: Study, folder: Path, keep_models: bool) -> None:
 
 
 def _finish(study: Study, folder: Path, failed: dict[str, str], before: int | None) -> SweepResult:
-    """Write the tables and figures of the cells that are done. If all are done, join their files into two.
+    """Write the tables and figures of the cells that are done. If all are done, join their files into two files.
 
-    If several sweeps of the same study shared the cells, the first that comes here does this, and the others only read
-    its report. A sweep of another version of the study makes its own, which replaces the tables of the other one.
+    If several sweeps of the same study shared the cells, the first one that calls this function writes the report, and
+    the others only read it. A sweep of a changed study writes a new report, which replaces the old one.
 
     Args:
         study: the study.
         folder: the study's folder.
         failed: the error messages of models and cells that failed, by name.
-        before: when report.md was last written before the cells were run; None if the report is written in any case.
+        before: the time at which report.md was last written before the cells were run. None always writes the report.
     """
     from antiphase.study.study_report import write_report
 
@@ -238,5 +238,5 @@ def _finish(study: Study, folder: Path, failed: dict[str, str], before: int | No
 
 
 def _changed(path: Path) -> int:
-    """Return when a file was last written, in nanoseconds; 0 if it does not exist."""
+    """Return the time at which a file was last written, in nanoseconds; 0 if the file does not exist."""
     return path.stat().st_mtime_ns if path.exists() else 0

@@ -1,4 +1,4 @@
-r"""Rewrite an answer in the shape of the reference: `x = 1, y = 2` as the point `(1,2)`, `x \ge 3` as an interval.
+r"""Rewrite an answer in the form of the reference answer: `x = 1, y = 2` as a point `(1,2)`, `x \ge 3` as an interval.
 
 The functions use only strings, and their time is linear in the length of the text. They compare nothing:
 `math_equality` compares the answer and the reference afterwards.
@@ -21,7 +21,7 @@ _VARIABLE = re.compile(r"[A-Za-z]")
 
 
 def in_shape_of(answer: str, gold: str) -> str:
-    r"""Return the answer in the shape of the reference, where the shape is a point or an interval.
+    r"""Return the answer as a point or an interval, if the reference answer is one.
 
     If the reference is a point, an answer that names coordinates, such as `x = 1, y = 2`, becomes a point. Its
     coordinates stand in the order of the alphabet. The names must be the first letters of a usual row, such as `xyz`
@@ -30,7 +30,7 @@ def in_shape_of(answer: str, gold: str) -> str:
 
     Args:
         answer: the answer, after `math_equality` removed what does not change its value, such as currency signs.
-        gold: the reference, after the same changes.
+        gold: the reference answer, after the same changes.
 
     >>> in_shape_of("y = 2, x = 1", "(1,2)"), in_shape_of("x \\ge 3", "[3,\\infty)"), in_shape_of("2 > x > 1", "(1,2)")
     ('(1,2)', '[3,\\infty)', '(1,2)')
@@ -61,16 +61,20 @@ def usual_form(text: str) -> str:
 
 
 def without_half(answer: str, gold: str) -> str:
-    """Return the answer without its `am` or `pm`, if the reference is a time of day that has neither.
+    """Return the answer without its `am` or `pm`, if the reference answer is a time of day that has neither.
 
-    An answer that is not a time of day is returned unchanged.
+    In all other cases the answer is returned unchanged.
+
+    Args:
+        answer: the answer, in the form of `usual_form`.
+        gold: the reference answer.
     """
     time = _TIME.fullmatch(answer)
     return answer if time is None or _TIME.fullmatch(gold) or not re.fullmatch(r"\d{1,2}:\d{2}", gold) else time[1]
 
 
 def other_time(answer: str, gold: str) -> bool:
-    """Return whether the answer and the reference are two different times of day, such as `11:30` and `11:45 am`."""
+    """Return whether the answer and the reference answer are different times of day, as `11:30` and `11:45 am` are."""
     clock = re.compile(r"\d{1,2}:\d{2}(?: [ap]m)?")
     return bool(clock.fullmatch(answer) and clock.fullmatch(gold)) and without_half(answer, gold) != gold
 
@@ -82,7 +86,7 @@ def _as_fraction(found: re.Match[str]) -> str:
 
 
 def _point(text: str) -> str | None:
-    """Return the point that a text such as `x = 1, y = 2` describes; None for any other text."""
+    """Return the point that a text describes, such as `(1,2)` for `x = 1, y = 2`; None for any other text."""
     found = [_NAMED.fullmatch(part) for part in text.split(",")]
     named = {match[1]: match[2].strip() for match in found if match is not None}
     if len(named) < 2 or len(named) < len(found):
@@ -94,7 +98,7 @@ def _point(text: str) -> str | None:
 
 
 def as_interval(text: str) -> str | None:
-    r"""Return the interval of the numbers that an inequality allows for its one letter; None for any other text.
+    r"""Return the solutions of an inequality in one variable, as an interval; None for any other text.
 
     >>> as_interval("1 < x \\le 2"), as_interval("5 > x"), as_interval("x < y"), as_interval("x \\ne 2")
     ('(1,2]', '(-\\infty,5)', None, None)

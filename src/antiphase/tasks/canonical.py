@@ -8,7 +8,7 @@ from antiphase.tasks.plain_numbers import exact_number
 
 
 def canonical_math(answer: str) -> str:
-    r"""Return a mathematical answer in its common form.
+    r"""Return a mathematical answer in a common form, in which a majority vote can count equal answers as strings.
 
     A number becomes a fraction in lowest terms. Other text loses what is only layout, such as spaces and `\left`.
 

@@ -32,15 +32,16 @@ _LM_EVAL_IGNORED = re.compile(r",|\\$|\$|(?s:.*)#### |\.$")
 
 @dataclass(frozen=True)
 class Checked:
-    """The verdicts on one row: the verdict of its task, that of math-verify and that of lm-eval.
+    """The verdicts on one row of a file: by the task of the row, by math-verify, and by lm-eval.
 
     Args:
-        id: the id of the row. If the row has none, this is its number in the file, counted from 0.
+        id: the id of the row. If the row has no id, this is the number of the row in the file, counted from 0.
         extracted: the answer that was judged; None if the completion has no answer.
         correct, outcome, reason: the task's verdict. `correct` says whether the completion is right, `outcome` is a
             name such as `wrong` or `no answer`, and `reason` explains the outcome in a few words.
         math_verify: whether the package math-verify, which reads the whole completion, accepts it.
-        lm_eval: whether lm-eval's rule for GSM8K accepts the completion; None if the reference is not a number.
+        lm_eval: whether lm-eval's rule for GSM8K accepts the completion; None if the reference answer is not a
+            number.
         expected: the value of the row's column `expected`; None if the row has no such column.
     """
 
@@ -104,12 +105,12 @@ def read_rows(path: Path, spec: str) -> list[tuple[TableRow, Problem]]:
 def check_rows(
     rows: Sequence[tuple[TableRow, Problem]], timeout: float = DEFAULT_TIMEOUT, think_tags: Sequence[str] | None = None
 ) -> list[Checked]:
-    """Verify the completions of the rows, and return one `Checked` a row, in the order of the rows.
+    """Verify the completions of the rows, and return one `Checked` for each row, in the same order.
 
     Args:
         rows: the rows with their problems, as `read_rows` returns them.
         timeout: the seconds that one verification may take. If it takes longer, the completion counts as wrong.
-        think_tags: further pairs of tags around a thought, in addition to the known ones. Each text is an opening and
+        think_tags: further pairs of tags around a thought, in addition to `thoughts.TAGS`. Each text is an opening and
             a closing tag, such as `<plan> </plan>`.
 
     Raises:
@@ -145,8 +146,8 @@ def check_rows(
 def lm_eval_verdict(completion: str, reference: str) -> bool | None:
     """Return the verdict of lm-eval's rule for GSM8K, the filter `flexible-extract`.
 
-    The rule takes the last number of the completion, and compares it with the reference. If the reference is not a
-    number, the verdict is None.
+    The rule takes the last number of the completion, and compares it with the reference answer. If the reference
+    answer is not a number, the verdict is None.
 
     Source: lm_eval/tasks/gsm8k/gsm8k.yaml of EleutherAI/lm-evaluation-harness, 0.4.
 

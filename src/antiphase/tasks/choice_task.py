@@ -34,7 +34,7 @@ _WRONG = tuple(f"Incorrect Answer {number}" for number in (1, 2, 3))
 
 @dataclass(frozen=True)
 class ChoiceTask(RowTask):
-    """Questions with four options, A to D. The reference answer is the letter of the right option."""
+    """A task of questions with four options, A to D. The reference answer is the letter of the right option."""
 
     @classmethod
     def from_spec(cls, spec: Spec) -> "ChoiceTask":
@@ -59,8 +59,8 @@ class ChoiceTask(RowTask):
     def parse(self, row: TableRow) -> tuple[str, str]:
         """Return the question with its options A to D, and the letter of the right option.
 
-        A row may have the columns `question` and `answer` instead of those of GPQA. Such a row is used unchanged: its
-        question must already list the options, and its answer must be a letter.
+        A row may have the columns `question` and `answer` instead of the columns of GPQA. Such a row is used
+        unchanged: its question must already list the options, and its answer must be a letter.
         """
         question = text_of(row, (_GPQA.question, *QUESTION_COLUMNS), "question").strip()
         if row.first_of((_GPQA.answer,)) is None and row.first_of(("answer",)) is not None:

@@ -60,7 +60,10 @@ def same_solutions(answer: Sequence[str], gold: Sequence[str]) -> bool:
 
 
 def _constant_or_none(parsed: list[Any]) -> Any:
-    """Return the expression that was parsed, with its decimals as exact fractions; None if there is no expression."""
+    """Return the expression in the output of `_parse`, with its decimals as exact fractions.
+
+    The result is None if there is no expression, or if its value is undefined, as in 1/0.
+    """
     import sympy
 
     first = parsed[0] if parsed else None
@@ -74,7 +77,10 @@ def _constant_or_none(parsed: list[Any]) -> Any:
 
 
 def _exactly_by_entry(given: list[Any], wanted: list[Any]) -> bool | None:
-    """Return whether two expressions or two matrices are exactly equal; None if only math-verify can tell."""
+    """Return whether two expressions or two matrices are exactly equal; None if only math-verify can tell.
+
+    Matrices are compared entry by entry. The arguments are outputs of `_parse`.
+    """
     from sympy import MatrixBase
 
     if not (given and wanted and isinstance(given[0], MatrixBase) and isinstance(wanted[0], MatrixBase)):
@@ -86,7 +92,10 @@ def _exactly_by_entry(given: list[Any], wanted: list[Any]) -> bool | None:
 
 
 def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
-    """Return whether two expressions are exactly equal; None if only math-verify can tell."""
+    """Return whether two expressions are exactly equal; None if only math-verify can tell.
+
+    The arguments are outputs of `_parse`.
+    """
     import sympy
 
     left, right = _constant_or_none(given), _constant_or_none(wanted)
@@ -112,9 +121,9 @@ def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
 
 
 def _parse(text: str) -> list[Any]:
-    """Return the list of two items that math-verify makes of a LaTeX text: the expression, and its text.
+    """Parse a LaTeX text with math-verify, and return its list: the sympy expression, and the text of the expression.
 
-    If math-verify cannot parse the text, the list lacks the expression or is empty.
+    If math-verify cannot parse the text, the list lacks the sympy expression or is empty.
 
     Raises:
         MissingExtraError: math-verify is not installed.

@@ -19,11 +19,11 @@ class ExtractingTask(Task):
     extract: ExtractMode = field(default="auto", kw_only=True)
 
     def answer_in(self, completion: str, problem: Problem) -> str | None:
-        """Return the answer that the completion gives; None if it gives none."""
+        """Return the answer that the completion gives; None if the completion has no answer."""
         return extract_answer(completion, self.extract, problem.answer)
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """Return the completion's answer, for majority votes; None if it gives none."""
+        """Return the completion's answer, for majority votes; None if the completion has no answer."""
         answer = self.answer_in(completion, problem)
         return None if answer is None else writable(answer)
 

@@ -64,10 +64,10 @@ class Found:
 
 
 def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
-    r"""Return the answer that a completion gives, or None if it gives none.
+    r"""Return the answer that a completion gives; None if the completion has no answer.
 
-    Only the last 20,000 characters are read. If both the reference and the answer are plain numbers, the answer is
-    returned in ASCII digits, without `$`, `%`, thousands separators and final period.
+    Only the last 20,000 characters are read. If both the reference answer and the answer are plain numbers, the
+    answer is returned in ASCII digits, without `$`, `%`, thousands separators and final period.
 
     The mode says where the answer is looked for:
 
@@ -99,7 +99,7 @@ def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
 
 @functools.lru_cache(maxsize=512)
 def is_whole(completion: str, gold: str, finish: str | None) -> bool:
-    """Return whether a completion gave its answer before it was cut off, or was not cut off.
+    """Return False if a completion was cut off before it gave an answer, else True.
 
     A completion that reached its length limit was cut off. Its last number and its last line may come from the middle
     of a calculation, so they are no answer. An answer in tags, in a box or after an announcement counts.
@@ -116,7 +116,7 @@ def is_whole(completion: str, gold: str, finish: str | None) -> bool:
 
 
 def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
-    """Return the answer that a completion gives, and where it was found; None if the completion gives none.
+    """Return the answer that a completion gives, and where it was found; None if the completion has no answer.
 
     Answers are cached, because several callers ask for the same one.
 
@@ -149,7 +149,7 @@ def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
 
 
 def _other_sign(text: str, gold: str) -> bool:
-    """Return whether the two texts have different signs of a unit, such as `%` and `€`."""
+    """Return whether both texts have signs of units, such as `%` or `€`, and no sign in common."""
     given, wanted = sign_units(text), sign_units(gold)
     return bool(given and wanted) and not given & wanted
 
@@ -194,9 +194,12 @@ def _auto(text: str, gold: str, numeric: bool) -> tuple[str | None, How]:
 
 
 def _said(content: str | None, gold: str, numeric: bool) -> str | None:
-    """Return the answer in the content of tags.
+    """Return the answer in the content of `<answer>` tags; None if the content is None.
 
-    If the reference is a number (`numeric`), a sentence with one number is cut to this number.
+    Args:
+        content: the text between the tags.
+        gold: the reference answer.
+        numeric: whether the reference answer is a number. A sentence with one number is then cut to this number.
     """
     if content is None or not numeric or decimal_text(content) is not None:
         return content
@@ -211,7 +214,7 @@ def _said(content: str | None, gold: str, numeric: bool) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-    """Return the last number in the text, with its sign, its decimals or its denominator (`a/b`), without units.
+    """Return the last number in the text, such as `-1.5` or `2/3`, without units; None if the text has no number.
 
     A minus sign belongs to the number unless a letter, digit or closing bracket precedes it: `10-4` ends in 4.
 
@@ -223,14 +226,15 @@ def last_number(text: str) -> str | None:
 
 
 def last_line(text: str) -> str | None:
-    """Return the last line that is not blank, or None."""
+    """Return the last line that is not blank; None if there is no such line."""
     return text.strip().rpartition("\n")[2].strip() or None
 
 
 def _last_shown(text: str) -> str | None:
     """Return the display formula at the end of the text.
 
-    If there is none, return the last formula or bold text of the last line, or else the whole last line.
+    If the text does not end with a display formula, return the last formula or bold text of the last line. If the last
+    line has neither, return the whole line.
     """
     display = _DISPLAY.search(text)
     if display is not None:
@@ -241,7 +245,7 @@ def _last_shown(text: str) -> str | None:
 
 
 def _last_formula(text: str) -> str | None:
-    """Return the last formula of the last line; None if the line has no formula or its last number stands after it."""
+    """Return the last formula of the last line; None if the formula has no number, or if a number follows it."""
     line = last_line(text) or ""
     found = last_match(_SHOWN, line)
     if found is None or any(character.isdecimal() for character in line[found.end() :]):
@@ -251,15 +255,15 @@ def _last_formula(text: str) -> str | None:
 
 
 def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """Return the last match of a pattern, or None if there is none."""
+    """Return the last match of a pattern in a text; None if nothing matches."""
     return functools.reduce(lambda _, match: match, pattern.finditer(text), None)
 
 
 def _after_announcement(text: str, gold: str, numeric: bool) -> str | None:
-    """Return the answer in the last announcement, such as "The answer is 5"; None if there is none.
+    """Return the answer in the last announcement, such as "The answer is 5"; None if no answer is announced.
 
     If a number is wanted, an announcement without a digit is skipped. If no announcement is left, the last number in
-    bold is taken.
+    bold is the answer.
 
     Args:
         text: the text after the thought.
@@ -286,7 +290,7 @@ def _after_announcement(text: str, gold: str, numeric: bool) -> str | None:
 
 
 def _announced_line(text: str) -> str:
-    """Return the line after an announcement, without decoration; only its formula if it begins with one."""
+    """Return the line after an announcement, without Markdown signs. If it begins with a formula, return only that."""
     text = text.lstrip().removeprefix("**").lstrip()
     formula = _FORMULA.match(text)
     if formula is not None and not is_continued(text, formula.end()):

@@ -22,11 +22,11 @@ DEFAULT_SIZE = 500
 
 @dataclass(frozen=True)
 class GeneratedTask(ExtractingTask):
-    """A task that generates its problems. An answer is right if it equals the reference character by character.
+    """A task that generates its problems. An answer is right if it equals the reference answer exactly, as text.
 
     Args:
         size: how many problems `problems` returns if it is called without a number.
-        size_given: whether the user chose `size`. If so, it is an error if fewer problems exist.
+        size_given: whether the user chose `size`. If so, an error is raised if fewer problems exist.
     """
 
     size: int
@@ -34,14 +34,14 @@ class GeneratedTask(ExtractingTask):
 
     @abstractmethod
     def stream(self, seed: int) -> Iterator[Problem]:
-        """Yield problems without end. A problem may come more than once."""
+        """Yield problems without end. The same problem may come more than once."""
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
         """Return the first problems of the stream that belong to the split, each only once.
 
         Args:
             split: the split that the problems belong to.
-            num: how many problems are returned; None returns `size` of them.
+            num: how many problems are returned; None returns as many as the field `size` says.
             seed: seed of the stream.
 
         Raises:
@@ -53,7 +53,7 @@ class GeneratedTask(ExtractingTask):
         return draw_distinct(self.stream(seed), split, num or self.size, spec=self.spec, exact=exact)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Return whether the completion's answer equals the reference, character by character."""
+        """Return whether the completion's answer equals the reference answer, character by character."""
         return self.answer_in(completion, problem) == problem.answer
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:

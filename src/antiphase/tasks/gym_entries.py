@@ -35,9 +35,11 @@ _BUILDERS: dict[str, Callable[[Any], Any]] = {"$dict": dict} | {f"${c.__name__}"
 
 
 def pack_entry(entry: Mapping[str, Any]) -> str | None:
-    """Return the entry as JSON text; None if `unpack_entry` would not return an equal entry.
+    """Return an entry (reasoning_gym's record of one problem) as JSON text.
 
-    JSON has no tuples, no sets, and no keys other than texts. They are written in a marked form: the tuple `(1,)`
+    The result is None if `unpack_entry` would not turn the text back into an equal entry.
+
+    JSON cannot hold tuples, sets, and keys that are not texts. They are written in a marked form: the tuple `(1,)`
     becomes `{"$tuple": [1]}`.
     """
     try:
@@ -48,7 +50,7 @@ def pack_entry(entry: Mapping[str, Any]) -> str | None:
 
 
 def unpack_entry(text: str) -> Any:
-    """Return the entry that `pack_entry` packed into the text.
+    """Return the entry (reasoning_gym's record of one problem) that `pack_entry` turned into this text.
 
     >>> unpack_entry(pack_entry({"a": (1, [2]), "b": {3: {4}}}))
     {'a': (1, [2]), 'b': {3: {4}}}
@@ -57,7 +59,7 @@ def unpack_entry(text: str) -> Any:
 
 
 def _pack(value: Any) -> Any:
-    """Return the value in the form that `pack_entry` writes; raise TypeError if it has no such form."""
+    """Return a value of an entry in the form that `pack_entry` writes. Raise TypeError if this form cannot hold it."""
     if value is None or isinstance(value, bool):
         return value
     for kind, plain in ((str, str), (Integral, int), (float, float)):  # numpy's scalars become Python's
@@ -74,17 +76,17 @@ def _pack(value: Any) -> Any:
 
 
 def _unpack(pairs: list[tuple[str, Any]]) -> Any:
-    """Return what a JSON object represents: a marked container, or the dictionary itself."""
+    """Return the tuple, set or dictionary that a JSON object stands for. `pairs` are its keys and values."""
     build = _BUILDERS.get(pairs[0][0]) if len(pairs) == 1 else None
     return dict(pairs) if build is None else build(pairs[0][1])
 
 
 def safe_to_score(generator: str, answer: str, entry: Mapping[str, Any]) -> bool:
-    """Return whether the generator's scorer may see the answer. If not, the answer counts as wrong.
+    """Return whether the scorer of a reasoning_gym generator may see the answer. If not, the answer counts as wrong.
 
-    The scorer must not see code. It may see `nan` or `inf` only if the reference contains one of them. If the
-    reference is a plain number, the answer must be a plain number within 1% of it. Without these rules, some scorers
-    would accept a text that contains the number, the beginning of the number, or `nan`.
+    The scorer must not see code. It may see `nan` or `inf` only if the reference answer contains one of them. If the
+    reference answer is a plain number, the answer must be a plain number within 1% of it. Without these rules, some
+    scorers would accept a text that contains the number, the beginning of the number, or `nan`.
     """
     reference = str(entry["answer"])
     wanted, given = plain_number(reference), plain_number(answer)
@@ -122,7 +124,7 @@ def _evaluate(node: ast.expr) -> Fraction:
 
 
 def _uses_numbers(answer: str, entry: Mapping[str, Any], target: int) -> bool:
-    """Return whether the answer uses each number of the puzzle once, and its value is `target`."""
+    """Return whether the answer uses each number of the puzzle exactly once, and has the value `target`."""
     numbers = sorted(int(number) for number in re.findall(r"\d+", answer[:_MAX_ARITHMETIC]))
     return numbers == sorted(entry["metadata"]["numbers"]) and exact_value(answer) == target
 

@@ -13,7 +13,7 @@ _CONSTANT = re.compile(r'^(\w+)\s*=\s*"([^"]+)"', re.MULTILINE)
 
 
 def gym_names() -> Sequence[str]:
-    """Return the names of the installed generators, the same as the keys of `gym_generators`.
+    """Return the names of the installed generators of reasoning_gym, which are also the keys of `gym_generators`.
 
     Raises:
         MissingExtraError: reasoning-gym is not installed.
@@ -28,6 +28,9 @@ def gym_names() -> Sequence[str]:
 
 
 def _registered(source: str) -> list[str]:
-    """Return the names that a source text registers. A name may be given as a constant that the text defines."""
+    """Return the names of the generators that a Python source text registers.
+
+    The text may give a name as a string, or as a constant that the text itself defines.
+    """
     constants = dict(_CONSTANT.findall(source))
     return [text or constants.get(name, name) for text, name in _REGISTERED.findall(source)]

@@ -31,7 +31,9 @@ _CHUNK = 1000  # problems per internal seed: some generators prepare all `size` 
 
 
 def gym_generators() -> Mapping[str, Any]:
-    """Return the installed generators by name, each as (its data set class, its configuration class).
+    """Return a mapping from the name of each installed generator of reasoning_gym to its two classes.
+
+    They are the class of its data sets, and the class of its configuration.
 
     Raises:
         MissingExtraError: reasoning-gym is not installed.
@@ -46,17 +48,17 @@ def gym_generators() -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class GymTask(GeneratedTask):
-    """Problems of one reasoning_gym generator.
+    """A task whose problems come from one reasoning_gym generator.
 
     Args:
-        options: the options of the generator's configuration as (name, value), without its seed and size.
+        options: the options of the generator as pairs (name, value). Its seed and its size are not among them.
     """
 
     options: tuple[tuple[str, Any], ...] = field(hash=False)  # may hold lists
 
     @classmethod
     def from_spec(cls, spec: Spec, name: str) -> "GymTask":
-        """Make the task of the generator `name` with the spec's options.
+        """Make the task of the reasoning_gym generator `name`, with the options of the spec.
 
         Raises:
             InvalidInputError: an option is unknown or has the wrong type.
@@ -81,7 +83,8 @@ class GymTask(GeneratedTask):
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
         """Return different problems, each with its entry (reasoning_gym's record of the problem) in the metadata.
 
-        If JSON cannot hold an entry, the metadata hold the seed and the index from which the entry is made again.
+        If JSON cannot hold an entry, the metadata hold a seed and an index instead, from which the entry is made
+        again.
         """
         with contextlib.redirect_stdout(io.StringIO()):  # some generators print
             return super().problems(split, num, seed)
@@ -104,11 +107,11 @@ class GymTask(GeneratedTask):
             )
 
     def warm_up(self) -> None:
-        """Import reasoning_gym and make the generator."""
+        """Import reasoning_gym and make the generator, so that the first call of `verify` is fast."""
         _dataset(self, 0)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Return whether the generator's scorer gives the full score to the completion's answer.
+        """Return whether the scorer of the reasoning_gym generator gives the full score to the completion's answer.
 
         The scorer sees the answer unchanged, and then without its final period. One full score is enough.
         """
@@ -120,14 +123,14 @@ class GymTask(GeneratedTask):
         return any(self._scores(text, entry) for text in dict.fromkeys((answer, answer.removesuffix("."))))
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """Return True if the answer is the reference itself, False if there is no answer, else None."""
+        """Return True if the answer is the reference answer itself, False if there is no answer, else None."""
         answer = self.answer_in(completion, problem)
         if answer is None:
             return False
         return True if answer in (problem.answer, problem.answer.strip()) else None
 
     def _scores(self, answer: str, entry: Any) -> bool:
-        """Return whether the generator's scorer gives the full score to an answer."""
+        """Return whether the scorer of the reasoning_gym generator gives the full score to an answer."""
         if not safe_to_score(self.name, answer, entry):
             return False
         dataset = _dataset(self, 0)
@@ -140,14 +143,14 @@ class GymTask(GeneratedTask):
             return False
 
     def _entry(self, problem: Problem) -> Any:
-        """Return the entry that the problem was made from."""
+        """Return the entry (reasoning_gym's record of the problem) that the problem was made from."""
         stored = json.loads(problem.metadata)
         if "entry" in stored:
             return unpack_entry(json.dumps(stored["entry"]))
         return _made_again(self, stored["seed"], stored["index"])
 
     def stream(self, seed: int) -> Iterator[Problem]:
-        """Yield the generator's problems without end, except those whose reference answer its own scorer rejects."""
+        """Yield the generator's problems without end, but none whose reference answer the scorer rejects."""
         accepted = 1
         for chunk in itertools.count():
             digest = hashlib.sha256(f"{self.name}:{seed}:{chunk}".encode()).digest()
@@ -177,7 +180,7 @@ class GymTask(GeneratedTask):
 
 @functools.lru_cache(maxsize=64)
 def _dataset(task: GymTask, seed: int) -> Any:
-    """Return the data set of reasoning_gym that the task's generator makes from a seed."""
+    """Return the data set that the task's reasoning_gym generator makes from a seed."""
     dataset_class, config_class = gym_generators()[task.name]
     try:
         config = config_class(**dict(task.options), seed=seed, size=_CHUNK)
@@ -188,5 +191,5 @@ def _dataset(task: GymTask, seed: int) -> Any:
 
 @functools.lru_cache(maxsize=4096)
 def _made_again(task: GymTask, seed: int, index: int) -> Any:
-    """Return the entry with this index in the data set that the generator makes from a seed."""
+    """Return the entry at `index` in the data set that the generator makes from `seed`. Entries are cached."""
     return _dataset(task, seed)[index]

@@ -31,7 +31,7 @@ def chosen_letter(completion: str, mode: ExtractMode, letters: str) -> str | Non
         completion: the generated text.
         mode: where to look. `auto` reads the last `<answer>…</answer>`; without such tags the last box; without a box
             the text after the last "answer is" or "Answer:"; without these the last line, which must be a letter
-            alone. The other modes are those of `extract_answer`.
+            alone. `extract_answer` explains the other modes.
         letters: the letters that may be chosen.
 
     >>> [chosen_letter(t, "auto", "ABCD") for t in (r"\boxed{\text{B}}", "The answer is (C).", "Answer: A or B", "A")]
@@ -85,7 +85,10 @@ def _only_letter(content: str) -> str | None:
 
 
 def _leading_letter(text: str, start: int) -> str | None:
-    """Return the letter that follows "the answer is" at `start`; None if no letter follows, or two letters do."""
+    """Return the letter that follows an announcement such as "the answer is"; None if no letter or two letters follow.
+
+    `start` is the offset in the text at which the announcement ends.
+    """
     alone = _only_letter(text[start:].partition("\n")[0])
     match = _LETTER.match(text, start)
     if alone is not None or match is None or _OTHERS.match(text, match.end()):

@@ -40,7 +40,7 @@ def _cut(text: str, start: int, stop: int, commas: list[int]) -> list[str]:
 
 
 def _both_signs(text: str) -> list[str]:
-    r"""Return the two values of an item with `\pm` or `\mp`; any other item is returned alone."""
+    r"""Return the two values of an item with `\pm` or `\mp`, as a list; for any other item, a list of this item."""
     if not SIGNS.search(text):
         return [text]
     upper = SIGNS.sub(lambda found: " + " if "pm" in found[0] else " - ", text)

@@ -65,7 +65,7 @@ _NEAR = 60  # characters before and after a number that are looked at
 
 
 def plain_numbers_text(text: str) -> str:
-    r"""Return the text with digits in ASCII, `$` in place of `\$`, and commas between thousands."""
+    r"""Return the text with its numbers in ASCII: `$` for `\$`, and a comma for LaTeX's thousands separator `{,}`."""
     return join_thousands(plain_text(text)).replace("\\$", "$")
 
 
@@ -75,17 +75,17 @@ def joined(text: str) -> str:
 
 
 def is_continued(text: str, place: int) -> bool:
-    """Return whether the text after a formula continues the formula, or offers a second answer."""
+    """Return whether the text from offset `place` on continues the formula before it, or offers a second answer."""
     after = text[place : place + 1000]
     return _CONTINUED.match(after) is not None or _OFFERED.match(after) is not None
 
 
 def announced_number(line: str, units: Set[str] = frozenset()) -> str:
-    """Return the number that a line announces, or the whole line if it does not clearly announce one number.
+    """Return the number that a line gives as its answer; the whole line if it does not clearly give one number.
 
     Args:
-        line: the text after an announcement.
-        units: the units of the reference. If the number has another known unit, the unit is returned with it.
+        line: the text after an announcement, such as "The answer is".
+        units: the units of the reference answer. If the number has another known unit, the unit is returned with it.
 
     >>> [announced_number(line) for line in ("18 dollars.", "5 or 7", "6 × 3 = 18", "v2")]
     ['18', '5 or 7', '18', 'v2']
@@ -114,7 +114,7 @@ def last_lone_number(text: str, units: Set[str] = frozenset()) -> str | None:
 
     Args:
         text: the completion after its thought.
-        units: the units of the reference. If the number has another known unit, the unit is returned with it.
+        units: the units of the reference answer. If the number has another known unit, the unit is returned with it.
 
     >>> [last_lone_number(text) for text in ("She has $18.", "9 * 2 = 18", r"$\frac{1}{2}$", "x^2", "v2", "3-2")]
     ['18', '18', None, None, None, None]
@@ -135,13 +135,13 @@ def last_lone_number(text: str, units: Set[str] = frozenset()) -> str | None:
 
 
 def _is_part(before: str) -> bool:
-    """Return whether a number with this text before it is a part of a larger expression."""
+    """Return whether a number is part of a larger expression. `before` is the text before the number."""
     before = before[-_NEAR:]
     return (_PART_OF.search(before) is not None and _ALONE_AFTER_WORD.search(before) is None) or _named(before)
 
 
 def _named(before: str) -> bool:
-    """Return whether a function or a negation stands before a number, such as `log 2` and `not 7`."""
+    """Return whether the text before a number ends in a function or a negation, as in `log 2` and `not 7`."""
     return (
         re.search(r"\b(?:log|ln|sqrt|sin|cos|tan|exp|mod|not|never)\s+\(?\$?$|n['’]t\s+\$?$", before, re.IGNORECASE)
         is not None
@@ -169,12 +169,14 @@ def _holds(left: str, number: str) -> bool:
 
 
 def _with_unit(plain: str, found: re.Match[str], units: Set[str]) -> str:
-    """Return the number. If it has a known unit that is not among `units`, the unit is returned with it.
+    """Return the number, together with its unit if this is a known unit that the reference answer lacks.
+
+    If `units` is empty, the number is returned alone.
 
     Args:
         plain: the text that holds the number.
         found: the match of the number in this text.
-        units: the units of the reference.
+        units: the units of the reference answer.
     """
     number = found[0].replace(",", "").replace("$", "")
     if not units:

@@ -1,6 +1,6 @@
 r"""Find the answers that a completion marks, in `<answer>` tags or in boxes (`\boxed{…}`).
 
-These are pure string functions, linear in the length of the text.
+The functions use only strings, and their time is linear in the length of the text.
 """
 
 import re
@@ -14,7 +14,7 @@ _BETWEEN = re.compile(
 
 
 def tagged(text: str) -> str | None:
-    """Return the content of the last complete `<answer>…</answer>`, or None if there is none."""
+    """Return the content of the last complete `<answer>…</answer>`; None if the text has no complete pair of tags."""
     end = text.rfind("</answer>")
     start = text.rfind("<answer>", 0, max(end, 0))
     if start < 0:
@@ -28,7 +28,7 @@ def tagged(text: str) -> str | None:
 
 
 def boxed(text: str) -> str | None:
-    r"""Return the content of the last complete `\boxed{…}`; None if there is none.
+    r"""Return the content of the last complete `\boxed{…}`; None if the text has no complete box.
 
     Of nested boxes, the inner one counts.
 
@@ -40,7 +40,10 @@ def boxed(text: str) -> str | None:
 
 
 def boxes_in(text: str) -> tuple[list[tuple[int, int]], bool]:
-    """Return the spans of the contents of complete boxes that are not empty, and whether a box is not closed."""
+    """Return two things: the spans of the contents of complete boxes, and whether some box is not closed.
+
+    A span is (start, end). Empty boxes have no span in the list.
+    """
     opened: list[int] = []  # the place where each open brace's content starts; negative for a box
     spans: list[tuple[int, int]] = []
     for match in _BRACES.finditer(text):
@@ -58,8 +61,8 @@ def boxes_in(text: str) -> tuple[list[tuple[int, int]], bool]:
 def unboxed(text: str | None, gold: str = "") -> str | None:
     """Return the content of the boxes in a text, or the text itself if it has no box.
 
-    The result is None if there is no text, or if its only box is not closed. If several boxes stand in a row, they
-    make one list (see `joined_boxes`).
+    The result is None if the text is None, or if its only box is not closed. If several boxes stand in a row, they
+    make one list (see `joined_boxes`, which also explains `gold`).
     """
     if text is None:
         return None
@@ -68,7 +71,15 @@ def unboxed(text: str | None, gold: str = "") -> str | None:
 
 
 def joined_boxes(text: str, boxes: list[tuple[int, int]], gold: str) -> str:
-    """Return the content of the last box. If other boxes stand directly before it, all contents make one list."""
+    """Return the content of the last box. If other boxes stand directly before it, all contents make one list.
+
+    If two boxes stand on two lines, the second is a correction and is returned alone, unless `gold` is a list.
+
+    Args:
+        text: the text that holds the boxes.
+        boxes: the spans of the contents of its boxes, as `boxes_in` returns them; at least one.
+        gold: the reference answer.
+    """
     first = len(boxes) - 1
     while first > 0 and beside(_between(text, boxes[first - 1], boxes[first])):
         first -= 1
@@ -80,7 +91,7 @@ def joined_boxes(text: str, boxes: list[tuple[int, int]], gold: str) -> str:
 
 
 def beside(between: str) -> bool:
-    r"""Return whether two answers with this text between them are one list, as in `\boxed{1} and \boxed{2}`."""
+    r"""Return whether two answers make one list, judged by the text between them: `\boxed{1} and \boxed{2}` do."""
     return len(between) <= 80 and _BETWEEN.fullmatch(between) is not None
 
 

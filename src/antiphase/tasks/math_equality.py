@@ -4,7 +4,7 @@ Plain numbers are compared exactly, and equal strings are equal. Other answers a
 
 * `x = 5` counts as 5, because its left side is a name. If the reference is an equation such as `x + y = 2`, the answer
   must be a multiple of that equation. In any other equation or chain of equations, each side must equal the reference.
-* Lists and tuples are compared item by item, in order. Their brackets must be the same.
+* Lists and tuples are compared item by item, in order. They must have the same brackets.
 * A unit is split from its value. If both the answer and the reference have a unit, the values are compared in the same
   unit, so `0.1 m` equals `10 cm`.
 
@@ -53,7 +53,7 @@ _CURRENCY = re.compile(r"[€£¥₹$]")
 
 
 def quick_same(answer: str, gold: str) -> bool | None:
-    """Return whether the answer equals the reference; None if only algebra can tell."""
+    """Return whether the answer equals the reference answer; None if only algebra can tell."""
     if len(answer) <= MAX_ANSWER_LENGTH and _other_units(answer, gold):
         return False
     wanted, given = exact_number(gold), exact_number(answer)
@@ -67,11 +67,11 @@ def quick_same(answer: str, gold: str) -> bool | None:
 
 
 def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare = "math") -> bool:
-    r"""Return whether the answer equals the reference.
+    r"""Return whether the answer equals the reference answer.
 
     Args:
         answer: the answer that was extracted from a completion.
-        gold: the reference.
+        gold: the reference answer.
         order: whether the order of items matters in a list without brackets, such as `1,-2`. `given`: the items must
             have the order of the reference. `any`: the order does not matter, and a list such as `1,-2` also equals
             the set `\{1,-2\}`. In a set, the order never matters.
@@ -157,9 +157,10 @@ def _without_about(text: str) -> str:
 
 
 def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order, compare: Compare) -> bool:
-    """Return whether two lists have the same items, in the same order if `ordered`.
+    """Return whether two lists have the same items.
 
-    `order` and `compare` say how two items are compared; `same_answer` explains them.
+    If `ordered` is True, the items must also have the same order. `same_answer` explains `order` and `compare`, which
+    say how two items are compared.
     """
     if len(given) != len(wanted):
         return False
@@ -175,7 +176,7 @@ def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order
 
 
 def _same_item(answer: str, gold: str, order: Order, compare: Compare) -> bool:
-    """Return whether the answer equals the reference. Neither of the two is a list.
+    """Return whether the answer equals the reference answer. Neither of the two is a list.
 
     `same_answer` explains `order` and `compare`.
     """
@@ -210,7 +211,7 @@ def _in_words(text: str) -> str:
 
 
 def _same_equation(answer: str, gold: str, order: Order, compare: Compare) -> bool:
-    """Return whether the answer equals the reference, where at least one of them is an equation.
+    """Return whether the answer equals the reference answer. At least one of the two is an equation.
 
     `same_answer` explains `order` and `compare`.
     """

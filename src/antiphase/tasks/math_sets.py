@@ -1,8 +1,8 @@
 r"""Tasks of mathematical questions: the sets that antiphase knows by name, local files, and other sets on the hub.
 
-For each known set this module has its place on the Hugging Face hub, its splits, its columns and its licence. The spec
-`NAME:file=PATH` reads a local copy of the set instead. An evaluation reads the copy as the test split, and a training
-reads it as the train split. The problems of a copy get the same ids as those from the hub.
+For each set that antiphase knows, this module has its place on the Hugging Face hub, splits, columns and licence. The
+spec `NAME:file=PATH` reads a local copy of the set instead. An evaluation reads the copy as the test split, and a
+training reads it as the train split. The problems of a copy get the same ids as those from the hub.
 """
 
 from dataclasses import dataclass, replace
@@ -24,23 +24,23 @@ _COLUMN_OPTIONS: dict[str, Any] = {"question_column": str, "answer_column": str}
 
 @dataclass(frozen=True)
 class MathSet:
-    """A known set on the Hugging Face hub.
+    """A data set on the Hugging Face hub that antiphase knows by name: where it is, and what its columns mean.
 
     Args:
-        hub_id: `owner/name`.
+        hub_id: the id of the data set on the hub, `owner/name`.
         revision: the commit of the set that is read; a branch, if antiphase fixes no commit.
         config: the configuration of the data set; None is its default.
-        train: the name of its split for training; None if it has none.
-        test: the name of its split for tests; None if it has none.
+        train: the name of the set's split for training; None if the set has no such split.
+        test: the name of the set's split for tests; None if the set has no such split.
         question: the column of the question.
         answer: the column of the answer.
         licence: the licence of the problems.
-        embedded_test: whether this package contains the test split.
+        embedded_test: whether antiphase contains the test split.
         ids: how the problems get their ids (see `Rows`). The default makes an id from the text of the problem, because
             copies of a test set can differ in the order of their rows.
         order: whether the order of the items matters in an answer such as `1,-2`, a list without brackets. `given`
             means yes, and `any` means no.
-        context: the column of a text that belongs before the question; None if there is none.
+        context: the column of a text that belongs before the question; None if the set has no such column.
         joined: whether the answer column holds lists of answers.
         test_rows: the number of rows of the test split at the commit `revision`; None if the set has no test split.
         boxed_only: whether rows without a boxed answer are left out.
@@ -109,7 +109,7 @@ MATH_SETS = {
 
 
 def known_set(spec: Spec, name: str) -> TableTask:
-    """Make the task of a known set.
+    """Make the task of a data set that antiphase knows by name, such as `gsm8k`.
 
     The option `revision=` chooses another version of the set. The option `file=` reads a local copy.
 
@@ -133,7 +133,7 @@ def known_set(spec: Spec, name: str) -> TableTask:
 
 
 def known_origin(spec: Spec, name: str, known: MathSet, options: dict[str, Any]) -> Origin:
-    """Return the place that a known set is read from.
+    """Return where to read a data set that antiphase knows by name, such as `gsm8k`: a file, or the hub.
 
     The option `file=` names a file to read. Without this option, the set is read from the hub, in the version that the
     option `revision=` names, or else in the version that antiphase has fixed.
@@ -158,7 +158,7 @@ def known_origin(spec: Spec, name: str, known: MathSet, options: dict[str, Any])
 
 
 def describe_source(options: dict[str, Any], hub_id: str, embedded_test: bool = False) -> str:
-    """Return one line that says where the problems come from: a file, the hub, or this package."""
+    """Return one line that says where the problems come from: a file, the hub, or antiphase itself."""
     if "file" in options:
         return f"the file {options['file']}, a copy of the hub data set {hub_id}"
     return f"hub data set {hub_id}" + (", test split inside this package" if embedded_test else "")

@@ -26,7 +26,7 @@ class MathVerifyAlone(Task):
         return []
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Return math-verify's verdict.
+        """Return the verdict of math-verify on the whole completion.
 
         Raises:
             MissingExtraError: math-verify is not installed.

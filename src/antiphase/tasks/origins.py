@@ -23,17 +23,18 @@ _SAYS_TEST = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class FileOrigin(Origin):
-    """A `.jsonl`, `.json` or `.parquet` file.
+    """A `.jsonl`, `.json` or `.parquet` file that the rows of a task are read from.
+
+    A known set is a data set that antiphase knows by name, such as `gsm8k`. The file may be a local copy of one.
 
     Args:
         path: the path of the file.
-        test_of: the name of the known set, such as `gsm8k`, of which the file is a local copy. The file is then read
-            as the set's test split. None if the file is no copy of a known set; the prompt of each row then decides
-            its split.
+        test_of: the name of the known set that the file is a copy of. The file is then read as the set's test split.
+            None if the file is no such copy; the prompt of each row then decides its split.
         ids: how the problems get their ids (see `Rows`).
         has_train: whether the known set also has a train split. If so, a training reads the file as a copy of the
             train split.
-        embedded_test: whether the known set's test split consists of the GSM8K test questions in this package.
+        embedded_test: whether the known set is GSM8K, whose test split antiphase contains.
     """
 
     path: str
@@ -43,7 +44,7 @@ class FileOrigin(Origin):
     embedded_test: bool = False
 
     def read(self, split: Split) -> list[Rows]:
-        """Return all rows of the file, as a list of one `Rows`. They are the same for every split.
+        """Return all rows of the file, as a list of one `Rows`. The rows are the same for every split.
 
         Raises:
             InvalidInputError: the file cannot be read, or `split` is `train` although the file is read as a test
@@ -62,9 +63,10 @@ class FileOrigin(Origin):
         return [Rows(read_table(path), prefix, official=self.test_of is not None, ids=self.ids)]
 
     def for_training(self) -> Origin:
-        """Return an origin that reads the file as a train split.
+        """Return the origin that training uses for this file.
 
-        This needs a copy of a known set that has a train split. For any other file, this origin itself is returned.
+        The file may be a copy of a data set that antiphase knows by name and that has a train split. Then the origin
+        that is returned reads the file as this train split. For any other file, this origin itself is returned.
         """
         if self.test_of is None or not self.has_train:
             return self
@@ -72,9 +74,9 @@ class FileOrigin(Origin):
 
 
 class TrainingFile(FileOrigin):
-    """A file that is a local copy of the train split of the known set `test_of`.
+    """A file that is a local copy of the train split of a data set that antiphase knows by name (`test_of`).
 
-    If this package contains the set's test questions, they are the held-out problems (the problems that measure a
+    If antiphase contains the set's test questions, they are the held-out problems (the problems that measure a
     training). Otherwise the prompt of each row decides whether the row is for training or held out.
     """
 
@@ -82,7 +84,7 @@ class TrainingFile(FileOrigin):
         """Return the rows of the split. Warn if the name of the file or the ids of its rows say "test".
 
         Raises:
-            InvalidInputError: the file cannot be read, or it contains test questions of this package.
+            InvalidInputError: the file cannot be read, or it contains test questions that antiphase knows.
         """
         rows = read_table(Path(self.path).expanduser())
         training = Rows(rows, f"{self.test_of}_train", official=self.embedded_test, ids=self.ids)
@@ -94,7 +96,7 @@ class TrainingFile(FileOrigin):
         return [part for kind, part in parts.items() if split in (kind, "all")]
 
     def _look_for_test(self, rows: Sequence[TableRow]) -> None:
-        """Refuse rows that are known test questions, and warn of rows that look like a test split."""
+        """Raise InvalidInputError if rows are known test questions. Warn if the rows look like a test split."""
         if self.embedded_test:
             known = {str(row.values["prompt"]).strip() for row in _embedded_test("").rows}
             texts = [[value.strip() for value in row.values.values() if isinstance(value, str)] for row in rows]
@@ -116,17 +118,17 @@ class TrainingFile(FileOrigin):
 
 @dataclass(frozen=True)
 class HubOrigin(Origin):
-    """A data set on the Hugging Face hub.
+    """A data set on the Hugging Face hub that the rows of a task are read from.
 
     Args:
-        name: the text that the problems' ids begin with.
-        hub_id: `owner/name`.
+        name: the name of the data set, with which the ids of its problems begin.
+        hub_id: the id of the data set on the hub, `owner/name`.
         config: the configuration of the data set; None is its default.
         train: the name of the data set's split for training; None if it has no such split.
         test: the name of the data set's split for tests; None if it has no such split.
-        revision: the commit, branch or tag that the user asks for; None if the user asks for none.
-        pinned: the commit that is read if the user asks for none; None reads the newest version.
-        embedded_test: whether its test split consists of the GSM8K test questions in this package.
+        revision: the commit, branch or tag that the user asks for; None if the user names no version.
+        pinned: the commit that is read if `revision` is None; None reads the newest version.
+        embedded_test: whether the data set is GSM8K, whose test split antiphase contains.
         ids: how the problems get their ids (see `Rows`).
         columns: the only columns that are kept, for a data set whose other columns are large; None keeps all.
     """
@@ -158,7 +160,7 @@ class HubOrigin(Origin):
         return parts
 
     def at_hand(self) -> list[Rows]:
-        """Return an empty list, because all rows need a download.
+        """Return an empty list, because rows of the hub need a download. Check that the download is possible.
 
         Raises:
             MissingExtraError: the package `datasets` is needed but not installed.
@@ -179,7 +181,7 @@ class HubOrigin(Origin):
             raise MissingExtraError("datasets", "train", f"reading the hub data set {self.hub_id!r}")
 
     def _part(self, split: str, *, official: bool) -> Rows:
-        """Return the rows of one split: from this package if it contains them, else from the hub."""
+        """Return the rows of one split. If antiphase contains them, they are read from there, else from the hub."""
         prefix = self.name if self.ids == "text" else f"{self.name}_{split}"
         if self.embedded_test and split == self.test and self.revision is None:
             return _embedded_test(prefix)
@@ -208,7 +210,7 @@ class HubOrigin(Origin):
 
 
 def _embedded_test(prefix: str) -> Rows:
-    """Read the GSM8K test questions of this package."""
+    """Read the GSM8K test questions that antiphase contains. The ids of problems begin with `prefix`."""
     with resources.as_file(resources.files("antiphase.data") / "gsm8k_test.jsonl") as path:
         return Rows(read_table(path), prefix, official=True, ids="own")
 

@@ -64,7 +64,7 @@ class OwnTask(Task):
         return option_names(self.code.value)
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """Return the user's problems, after checks. The field `task` of each problem is set to the spec.
+        """Check the user's problems, and return them. The field `task` of each problem is set to the spec.
 
         The verifier is tried on the first problem.
 
@@ -87,17 +87,17 @@ class OwnTask(Task):
         return problems
 
     def for_training(self) -> "OwnTask":
-        """Return the same wrapper around the task that the user's `for_training` returns."""
+        """Return a new wrapper, around the task that the user's `for_training` returns."""
         with self._calling("for_training"):
             return replace(self, inner=self.inner.for_training())
 
     def check_source(self) -> None:
-        """Run the user's `check_source`."""
+        """Run the method `check_source` of the user's task."""
         with self._calling("check_source"):
             self.inner.check_source()
 
     def warm_up(self) -> None:
-        """Run the user's `warm_up`."""
+        """Run the method `warm_up` of the user's task."""
         with self._calling("warm_up"):
             self.inner.warm_up()
 
@@ -107,11 +107,11 @@ class OwnTask(Task):
         return _truth(self.inner.reads_thoughts)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Return the verdict of the user's `verify`."""
+        """Return the verdict of the method `verify` of the user's task."""
         return _truth(self.inner.verify(completion, problem))
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """Return the user's quick verdict; None if the user's code raises. Then `verify` decides."""
+        """Return the verdict of the user's `quick_verdict`; None if it raises an error. Then `verify` decides."""
         try:
             return _maybe(_truth, self.inner.quick_verdict(completion, problem))
         # Code that was written for ordinary answers can raise any error on a hostile answer.
@@ -119,7 +119,7 @@ class OwnTask(Task):
             return None
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """Return the answer that the user's code extracts, cut to 20,000 characters; None if that code raises."""
+        """Return the answer of the user's `extracted`, cut to 20,000 characters; None if it raises an error."""
         try:
             answer = _maybe(_text, self.inner.extracted(completion, problem))
         except Exception:  # noqa: BLE001 (as above)
@@ -127,7 +127,7 @@ class OwnTask(Task):
         return None if answer is None else writable(answer[:MAX_LENGTH])
 
     def found(self, completion: str, problem: Problem) -> Found | None:
-        """Return what the user's `found` returns, cut to 20,000 characters; None if the user's code raises."""
+        """Return the result of the user's `found`, its text cut to 20,000 characters; None if it raises an error."""
         try:
             found = self.inner.found(completion, problem)
             return None if found is None else Found(writable(_text(found.text)[:MAX_LENGTH]), found.how)
@@ -135,14 +135,14 @@ class OwnTask(Task):
             return None
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Return the result of the user's `well_formed`; False if it raises."""
+        """Return the result of the user's `well_formed`; False if it raises an error."""
         try:
             return _truth(self.inner.well_formed(completion, problem))
         except Exception:  # noqa: BLE001 (as above)
             return False
 
     def _try_verifier(self, problem: Problem) -> None:
-        """Call the user's methods on an empty completion and on the reference, to find mistakes in the user's code.
+        """Call the user's methods on an empty completion and on the reference answer, to find mistakes in their code.
 
         Raises:
             InvalidInputError: a method raises, returns a value of the wrong type, or contradicts `verify`.
@@ -177,7 +177,7 @@ class OwnTask(Task):
 
 
 def own_place(spec: Spec) -> CodePlace | None:
-    """Return the place of a user's own task; None if the spec names another kind of task.
+    """Return where the code of a user's own task is; None if the spec names another kind of task.
 
     Raises:
         InvalidInputError: the spec names a Python file, but no task in it.
@@ -192,15 +192,17 @@ def own_place(spec: Spec) -> CodePlace | None:
 
 
 def code_digests(tasks: Iterable[Task]) -> dict[str, str | None]:
-    """Return, for each user's own task, the sha256 of the file that the task was loaded from. The key is its spec.
+    """Return a mapping from the spec of each user's own task to the sha256 of the file that it was loaded from.
 
-    Other tasks are left out. If a task comes from a module without a file, its value is None.
+    Tasks of antiphase are left out. If a task comes from a module without a file, its sha256 is None.
     """
     return {task.spec: task.code.sha256 for task in tasks if isinstance(task, OwnTask)}
 
 
 def file_digests(specs: Iterable[str]) -> dict[str, str | None]:
-    """Return, for each user's own task, the sha256 that its file has now. The key is its spec. No task is loaded.
+    """Return a mapping from the spec of each user's own task to the sha256 that its file has now.
+
+    Tasks of antiphase are left out, and no task is loaded.
 
     Raises:
         InvalidInputError: a file or module does not exist.
@@ -214,12 +216,12 @@ def file_digests(specs: Iterable[str]) -> dict[str, str | None]:
 
 
 def recorded_code(digests: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return the entry with these digests that a run folder stores; an empty dictionary if there are no digests."""
+    """Return what a run folder stores about users' own tasks: `{"tasks_sha256": digests}`, or `{}` without digests."""
     return {"tasks_sha256": dict(digests)} if digests else {}
 
 
 def _checked(spec: str, found: Sequence[Any]) -> list[Problem]:
-    """Return the user's problems, each with `spec` as its `task`; raise InvalidInputError for a malformed one."""
+    """Return the user's problems, each with `spec` as its `task`. Raise InvalidInputError if one is malformed."""
     problems: list[Problem] = []
     places: dict[str, int] = {}
     for number, problem in enumerate(found):
@@ -243,7 +245,7 @@ def _checked(spec: str, found: Sequence[Any]) -> list[Problem]:
 
 
 def _truth(value: Any) -> bool:
-    """Return the value as a bool; raise TypeError if it is no bool."""
+    """Return the value as a bool; raise TypeError if it is not a bool."""
     # NumPy's booleans are accepted. A number is not, since nobody knows from which number on it counts as right.
     if type(value).__name__ not in ("bool", "bool_"):
         raise TypeError(f"it returned {value!r}; expected True or False")
@@ -251,7 +253,7 @@ def _truth(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    """Return the value; raise TypeError if it is no text."""
+    """Return the value if it is a text; raise TypeError for any other value."""
     if not isinstance(value, str):
         raise TypeError(f"it returned {value!r}; expected text or None")
     return value

@@ -42,7 +42,7 @@ class VerifierPool:
 
     Args:
         num_workers: the greatest number of processes; None means 2, or 1 on a machine with one core.
-        think_tags: further pairs of tags around a thought, in addition to the known ones. Each text is an opening and
+        think_tags: further pairs of tags around a thought, in addition to `thoughts.TAGS`. Each text is an opening and
             a closing tag, such as `<plan> </plan>`.
 
     Raises:
@@ -149,7 +149,7 @@ def _close_all(workers: "list[_Worker]", pid: int) -> None:
 
 
 class _GoneError(Exception):
-    """Error when a process had ended before it read its request."""
+    """Raised when a process of the pool had ended before it read its request."""
 
 
 class _Worker:
@@ -238,7 +238,7 @@ class _Worker:
             raise _GoneError from None
 
     def _receive(self, timeout: float) -> dict[str, Any]:
-        """Return the next answer of the process, or `_LATE` if no answer comes within `timeout` seconds."""
+        """Return the next answer of the process; the constant `_LATE` if no answer comes within `timeout` seconds."""
         try:
             return self._answers.get(timeout=timeout)
         except queue.Empty:

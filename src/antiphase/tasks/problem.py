@@ -110,10 +110,10 @@ class Task(ABC):
         """Return whether the completion gives an answer, right or wrong, in the form that the task asks for."""
 
     def for_training(self) -> "Task":
-        """Return the task that training uses.
+        """Return the task that training uses, which usually is this task itself.
 
-        It is this task itself. Only a task that reads a local copy of a known set returns another one, which reads the
-        copy as the train split.
+        Only a task that reads a local copy of a data set that antiphase knows by name returns another task. This other
+        task reads the copy as the train split.
         """
         return self
 
@@ -121,7 +121,7 @@ class Task(ABC):
         """Check the data of the task without a download, and raise the errors that `problems` would raise later."""
 
     def warm_up(self) -> None:  # noqa: B027
-        """Import and prepare what `verify` needs, so that its first call is as fast as the others."""
+        """Import and prepare what `verify` needs, so that the first call of `verify` is as fast as later calls."""
 
 
 def check_request(spec: str, split: str, num: int | None) -> None:

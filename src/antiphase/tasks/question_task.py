@@ -44,7 +44,7 @@ class QuestionTask(ExtractingTask):
         """
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """Return the first `num` questions of the split, shuffled by `seed`; None returns all.
+        """Return `num` questions of the split as problems; None returns all. `seed` decides their order.
 
         Raises:
             InvalidInputError: the split has fewer questions, or a question has two different answers.
@@ -78,5 +78,5 @@ class QuestionTask(ExtractingTask):
         return False if self.answer_in(completion, problem) is None else None
 
     def found(self, completion: str, problem: Problem) -> Found | None:
-        """Return the answer as it is written in the completion, and where it was found; None if there is none."""
+        """Return the answer as it is written in the completion, and where it was found; None if there is no answer."""
         return find_answer(completion, self.extract, problem.answer)

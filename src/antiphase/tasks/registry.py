@@ -86,7 +86,7 @@ def build_task(spec: str) -> Task:
 
 
 def _generator(spec: Spec) -> str:
-    """Return the name of the reasoning_gym generator that the spec means.
+    """Return the name of the reasoning_gym generator that the spec names, perhaps in another spelling.
 
     Raises:
         InvalidInputError: there is no task of this name.
@@ -110,10 +110,10 @@ def _generator(spec: Spec) -> str:
 
 
 def _key(name: str) -> str:
-    """Return the form of a name for comparisons: `knights_and_knaves` and `Knights-Knaves` become `knightsknaves`."""
+    """Return a name in a form for comparisons: `knights_and_knaves` and `Knights-Knaves` become `knightsknaves`."""
     return re.sub(r"[-_ ]", "", re.sub(r"[-_ ]and[-_ ]", "", name.lower()))
 
 
 def _by_key(names: Iterable[str]) -> Mapping[str, str]:
-    """Return a mapping from the form of each name that `_key` makes to the name."""
+    """Return the names as a mapping. The key of each name is the form that `_key` gives it."""
     return {_key(name): name for name in names}

@@ -58,10 +58,10 @@ class Origin(ABC):
         return self.read("all")
 
     def for_training(self) -> "Origin":
-        """Return the origin that training reads.
+        """Return the origin that training reads, which usually is this origin itself.
 
-        It is this origin itself. Only a local copy of a known set returns another origin, which reads the copy as the
-        train split.
+        Only a local copy of a data set that antiphase knows by name returns another origin. This other origin reads
+        the copy as the train split.
         """
         return self
 
@@ -91,7 +91,7 @@ class RowTask(ExtractingTask):
         return True
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """Return the first `num` problems of the split, shuffled by `seed`; None returns all.
+        """Return `num` problems of the split; None returns all. `seed` decides their order.
 
         Raises:
             InvalidInputError: the split has fewer problems, a row is malformed, or two rows have the same id.
@@ -113,7 +113,7 @@ class RowTask(ExtractingTask):
         return found[:num]
 
     def check_source(self) -> None:
-        """Make the problems of all rows that need no download, to find malformed rows. Their errors are raised."""
+        """Make the problems of all rows that need no download. A malformed row raises its error."""
         for part in self.origin.at_hand():
             self._problems(part)
 
@@ -122,7 +122,7 @@ class RowTask(ExtractingTask):
         return replace(self, origin=self.origin.for_training())
 
     def _problems(self, part: Rows) -> list[Problem]:
-        """Return the problems of the rows, in order, each with its id."""
+        """Make a problem with an id from each of the rows, and return the problems in order."""
         problems = []
         places: dict[str, str] = {}
         repeats: Counter[str] = Counter()
@@ -163,8 +163,8 @@ def text_of(row: TableRow, columns: Sequence[str], what: str, option: str | None
         row: the row.
         columns: the names of the columns that can hold the text.
         what: what the text is, such as `answer`, for the error messages.
-        option: the option of the spec by which a user chooses another column, for the error message; None if there is
-            none.
+        option: the option of the spec by which a user chooses another column, for the error message. None if the
+            user cannot choose another column.
 
     Raises:
         InvalidInputError: the row has none of the columns, or the value is empty or not text.
@@ -178,13 +178,13 @@ def text_of(row: TableRow, columns: Sequence[str], what: str, option: str | None
 
 
 def missing(row: TableRow, what: str, asked: Sequence[str], option: str | None = None) -> InvalidInputError:
-    """Return the error for a row that has none of the columns in which `what` was looked for.
+    """Return the error to raise for a row that has none of the columns in which `what` was looked for.
 
     Args:
         row: the row.
         what: what was looked for, in words, such as `answer`.
         asked: the names of the columns.
-        option: the option of the spec by which a user chooses another column; None if there is none.
+        option: the option of the spec by which a user chooses another column; None if there is no such option.
     """
     return InvalidInputError(
         f"{row.place}: no {what}. Looked for the column {' or '.join(asked)}; found "

@@ -99,7 +99,7 @@ def parse_options(spec: Spec, allowed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_value(text: str, kind: Any) -> Any:
-    """Convert a text to the type of an annotation. The text `none` becomes None if the annotation allows None.
+    """Convert a text to the type `kind`, a type annotation. `none` becomes None if the annotation allows None.
 
     Raises:
         ValueError: the text is not a value of that type.

@@ -23,8 +23,8 @@ class TwoScores:
     Args:
         strict: whether the completion is right and its answer stood in tags, in a box or after an announcement. None
             for a task whose verifier looks in one place only.
-        flexible: whether the last number equals the reference. None for a task whose verifier looks in one place only,
-            and None if the reference is not a number.
+        flexible: whether the last number equals the reference answer. None for a task whose verifier looks in one
+            place only, and None if the reference answer is not a number.
     """
 
     strict: bool | None = None
@@ -35,7 +35,8 @@ def strict_and_flexible(task: Task, answer: str, problem: Problem, *, correct: b
     r"""Return the strict and the flexible score of a completion.
 
     The strict score is True if the verifier accepted the completion, and the answer stood in tags, in a box or after
-    an announcement. The flexible score is True if the last number of the completion equals the reference.
+    an announcement. The flexible score is True if the last number of the completion equals the reference
+    answer.
 
     Args:
         task: the task of the problem.

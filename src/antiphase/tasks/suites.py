@@ -43,10 +43,10 @@ EVALUATION_OPTIONS: dict[str, Any] = {"samples": int, "k": tuple[int, ...]}
 
 
 def asked_entry(text: str) -> SuiteEntry:
-    """Return the task that a spec of `--tasks` names, with the `samples` and the `k` that the spec gives.
+    """Return the task that a spec of `--tasks` names, with the options `samples` and `k` that the spec gives.
 
-    These two options are removed from the spec. So the spec, which names the task, does not depend on the number of
-    samples.
+    These two options are removed from the spec itself. So the same task has the same spec, however many samples are
+    drawn.
 
     >>> asked_entry("aime24:samples=64,k=1|8,file=a.jsonl").spec, asked_entry("aime24:samples=64,k=1|8").k
     ('aime24:file=a.jsonl', (1, 8))
@@ -101,7 +101,7 @@ SUITES: dict[str, tuple[SuiteEntry, ...]] = {
 
 
 def resolve_suite(text: str) -> tuple[SuiteEntry, ...]:
-    """Return the tasks of a suite.
+    """Return the tasks of a suite, which is a named list of tasks.
 
     Args:
         text: `NAME`, or `NAME:task=FILE,task=FILE` to read some of the suite's data sets from local copies.

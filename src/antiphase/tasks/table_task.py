@@ -1,4 +1,4 @@
-"""The task of questions with mathematical answers: the rows of a file, of a known set or of another set on the hub."""
+"""The task of questions with mathematical answers: the rows of a file, or of a data set on the hub."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -18,7 +18,9 @@ ANSWER_COLUMNS = ("answer", "final_answer", "solution")
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that hold the question and the answer. If several are named, the first one that a row has is read.
+    """The names of the columns that hold the question and the answer of a row.
+
+    If several columns are named for one purpose, the first one that the row has is read.
 
     Args:
         question: the columns of the question.
@@ -35,7 +37,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class TableTask(RowTask):
-    """Questions with mathematical answers, one in each row.
+    """A task of questions with mathematical answers. Each row of a file or data set is one question.
 
     Args:
         columns: the columns that hold the question and the answer.
@@ -53,7 +55,10 @@ class TableTask(RowTask):
 
     @property
     def has_two_scores(self) -> bool:
-        """Whether the answer is looked for in several places, so that it matters where it was found."""
+        """Whether each completion also gets a strict and a flexible score beside the verdict.
+
+        It gets them if the answer is looked for in several places, so that it matters where it was found.
+        """
         return self.extract == "auto"
 
     def keeps(self, row: TableRow) -> bool:
@@ -85,11 +90,11 @@ class TableTask(RowTask):
         super().check_source()
 
     def warm_up(self) -> None:
-        """Import math-verify and parse once, since the first parse is slow: it builds the grammar."""
+        """Import math-verify and parse a text, because the first parse is slow (it builds the grammar)."""
         same_answer("x+1", "1+x", compare=self.compare)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Return whether the completion's answer equals the reference."""
+        """Return whether the completion's answer equals the reference answer."""
         answer = self.answer_in(completion, problem)
         return answer is not None and same_answer(answer, problem.answer, self.order, self.compare)
 
@@ -99,16 +104,16 @@ class TableTask(RowTask):
         return False if answer is None else quick_same(answer, problem.answer)
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """Return the answer in the common form that majority votes count; None if there is no answer."""
+        """Return the answer in a common form, so that majority votes can count it; None if there is no answer."""
         answer = self.answer_in(completion, problem)
         return None if answer is None else canonical_math(answer)
 
     def found(self, completion: str, problem: Problem) -> Found | None:
-        """Return the answer as it is written in the completion, and where it was found; None if there is none."""
+        """Return the answer as it is written in the completion, and where it was found; None if there is no answer."""
         return find_answer(completion, self.extract, problem.answer)
 
     def _answer(self, row: TableRow) -> str:
-        """Return the reference answer of a row; raise InvalidInputError if it has none."""
+        """Return the reference answer of a row; raise InvalidInputError if the row has no answer."""
         answer = row.first_of(self.columns.answer)
         if answer is None:
             raise missing(row, "answer", self.columns.answer, "answer_column")

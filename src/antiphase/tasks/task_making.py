@@ -76,7 +76,7 @@ def _arguments(spec: Spec, code: UserCode) -> dict[str, Any]:
 
 
 def _parameters(factory: Any) -> Mapping[str, tuple[Any, bool]]:
-    """Return (type, whether it is required) for each parameter that can be given by name."""
+    """Return, for each parameter that can be given by name, a pair: its type, and whether it is required."""
     hints = typing.get_type_hints(getattr(factory, "__init__") if isinstance(factory, type) else factory)  # noqa: B009
     found = {}
     for parameter in inspect.signature(factory).parameters.values():

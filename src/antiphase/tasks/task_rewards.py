@@ -43,7 +43,7 @@ class ReadingReward:
         Args:
             completions: the completions, each a text or a list of chat messages. Of a list, only the assistant's last
                 message is read.
-            prompts: their prompts, each a text or a list of chat messages; None if they are not known.
+            prompts: the prompt of each completion, a text or a list of chat messages; None if they are not known.
         """
         texts = [completion_text(completion) for completion in completions]
         if prompts is None:
@@ -100,11 +100,11 @@ class AccuracyReward(ReadingReward):
             metadata: the metadata of each problem.
             question: each problem's prompt, without template and system prompt. None for older data sets, which lack
                 this column.
-            finishes: how each completion ended: `length` at its length limit, else `stop`. None if the trainer does
-                not say it; `CorRPOTrainer` does.
-            log_metric: function that logs a metric by name and value. It gets the shares of the batch
-                `accuracy/timeouts`, `accuracy/errors` and `accuracy/no_answer`; and `accuracy/cut_off` if `finishes`
-                is given.
+            finishes: how each completion ended: `length` if it reached its length limit, else `stop`. None if the
+                trainer does not say it; `CorRPOTrainer` does.
+            log_metric: a function that logs a metric, called with its name and value. The metrics are
+                `accuracy/timeouts`, `accuracy/errors` and `accuracy/no_answer`, each a share of the batch. If
+                `finishes` is given, `accuracy/cut_off` is logged too.
             kwargs: other columns, not read.
         """
         problems = [
@@ -162,7 +162,7 @@ class FormatReward(ReadingReward):
     __name__ = "format_reward"
 
     def __call__(self, completions: Sequence[Any], prompts: Sequence[Any] | None = None, **kwargs: Any) -> list[float]:
-        """Return 1 or 0 for each completion; other arguments from the trainer are not read."""
+        """Return the reward of each completion, 1 or 0. Other arguments from the trainer (`kwargs`) are not read."""
         return [float(_has_format(text.strip(), self.tags)) for text in self.texts(completions, prompts)]
 
 
@@ -188,8 +188,8 @@ def _has_format(text: str, tags: Sequence[tuple[str, str]]) -> bool:
 def completion_text(completion: Any) -> str:
     """Return the text of a completion. If the completion is a chat, return the assistant's last message.
 
-    Some trainers move the thought from the message into a field of its own. The thought is then put back before the
-    text, in `<think>` tags. If nothing follows the thought, the closing tag is left out, since the thought may not
+    Some trainers move the thought from the text of the message into another field. The thought is then put back before
+    the text, in `<think>` tags. If nothing follows the thought, the closing tag is left out, since the thought may not
     have ended.
 
     Raises:
@@ -223,7 +223,7 @@ def _message_text(message: Mapping[str, Any]) -> str:
 
 
 def _prompt_end(prompt: Any) -> str:
-    """Return the last text before a completion: the prompt, or the assistant's message that ends a chat."""
+    """Return the text that a completion continues: the prompt, or the assistant's message at the end of a chat."""
     if isinstance(prompt, str):
         return prompt
     last = prompt[-1] if isinstance(prompt, list) and prompt else None
@@ -248,7 +248,7 @@ def rows(
 
     Args:
         problems: the problems; each becomes one row.
-        system_prompt: the text before the prompt. It is a message of its own if `chat` is true; otherwise a blank line
+        system_prompt: the text before the prompt. It is a separate message if `chat` is true; otherwise a blank line
             follows it.
         prompt_template: a text with `{prompt}` in it; None leaves the prompt unchanged.
         chat: whether prompts become lists of messages.

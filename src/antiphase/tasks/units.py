@@ -49,7 +49,7 @@ _SIGN_UNITS = {
 
 
 def sign_units(text: str) -> set[str]:
-    r"""Return the units that signs of the text name: currencies and percent.
+    r"""Return the units that a text names by signs: currencies, as in `€5`, and percent.
 
     A single dollar sign without a backslash means money. Two of them enclose a formula.
 
@@ -75,7 +75,7 @@ def units_of(text: str) -> set[str]:
 
 
 def without_unit(text: str, *, plain: bool = False) -> tuple[str, str]:
-    r"""Return (value, unit), with the unit in its common spelling. If there is no unit, it is the empty text.
+    r"""Return (value, unit), with the unit in its common spelling. If there is no unit, the unit is the empty text.
 
     Args:
         text: the answer, in LaTeX.
@@ -103,7 +103,7 @@ def without_unit(text: str, *, plain: bool = False) -> tuple[str, str]:
 
 
 def ratio_of(unit: str, other: str) -> Fraction | None:
-    """Return how many `other` one `unit` is: 1 cm² is 1/10000 m². Return None if they measure different things.
+    """Return the factor from `unit` to `other`: 1/10000 from cm² to m². None if they measure different things.
 
     >>> str(ratio_of("cm2", "m2")), str(ratio_of("s", "s")), ratio_of("cm", "s"), ratio_of("cm2", "cm")
     ('1/10000', '1', None, None)

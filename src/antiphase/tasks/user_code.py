@@ -67,7 +67,9 @@ class UserCode:
 
 
 def code_place(text: str) -> CodePlace | None:
-    """Return the place that a text names; None if the text has another form. The place need not exist.
+    """Return the place that a text such as `file.py:NAME` or `package.module:NAME` names; None for any other text.
+
+    The file or module need not exist.
 
     >>> code_place("chemistry.tasks:MolarMass")
     CodePlace(place='chemistry.tasks', name='MolarMass', written='chemistry.tasks')

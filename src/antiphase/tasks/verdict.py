@@ -18,7 +18,7 @@ VERDICT_RULES = "3"
 
 
 class VerifierError(AntiphaseError, RuntimeError):
-    """Error when no completion can be verified, because a process does not start or a package is missing."""
+    """Raised when no completion can be verified, because a process does not start or a package is missing."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The program of a process that verifies. It reads requests from standard input and writes answers to standard output.
 
-Requests and answers are JSON, one a line. The process may be killed at any moment. It ends by itself when its input
-closes, when a check takes far too long, or when it needs more memory than is allowed. This module does not import
-torch.
+Each request and each answer is one line of JSON. The process may be killed at any moment. It ends by itself when its
+input closes, when a check takes far too long, or when it needs more memory than is allowed. This module does not
+import torch.
 """
 
 import json
@@ -66,7 +66,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warm_up(spec: str, sha256: str | None) -> dict[str, Any]:
-    """Prepare a task. If it is a user's own task, refuse a file that has changed since the caller loaded it."""
+    """Prepare a task, and return the answer to the caller.
+
+    The answer is an error if the file of a user's own task has changed since the caller loaded it.
+    """
     task = renew_task(spec)
     if isinstance(task, OwnTask) and task.code.sha256 != sha256:
         return {"failed": f"{task.code.place.place} has changed since it was loaded. Start the run anew."}

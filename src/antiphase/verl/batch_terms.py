@@ -1,7 +1,7 @@
 """Compute what the inversion adds to the rewards and advantages of a batch of verl.
 
 In verl, the rollouts of a batch are in any order, a group may lack rollouts that failed, and rows of padding fill the
-batch up. Here the groups are put together, and `InversionReward.combine` does the arithmetic, as for TRL.
+batch up. This module collects the rollouts of each group. `InversionReward.combine` does the arithmetic, as for TRL.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,16 @@ from antiphase.verl.fact_columns import from_columns
 
 @dataclass(frozen=True)
 class BatchTerms:
-    """What is added for each row of a batch, in float64. Rows of padding have 0.
+    """What the inversion adds to the reward and the advantage of each row of a batch, in float64.
+
+    A row is a rollout, or padding. Padding gets 0.
 
     Args:
-        reward: added to the sum of the row's token rewards, before verl computes advantages.
-        advantage: added to the advantage of each of the row's tokens; 0 unless the mode is `centered`.
-        metrics: the metrics of the groups that lack no rollout, or of the largest groups if all lack some.
+        reward: the number that is added to the row's reward before verl computes advantages.
+        advantage: the number that is added to the advantage of each of the row's tokens; 0 unless the mode is
+            `centered`.
+        metrics: the metrics of the groups that lack no rollout. If all groups lack some, the metrics of the largest
+            groups.
     """
 
     reward: Float[Tensor, "row"]
@@ -40,15 +44,15 @@ def batch_terms(
     *,
     weight: float,
 ) -> BatchTerms:
-    """Compute the terms of a batch.
+    """Compute what the inversion adds to the reward and the advantage of each row of a batch.
 
     Args:
         reward: the inversion reward.
-        facts: the facts of each row, as `to_columns` returns them.
+        facts: the numbers that were measured on each row, as `to_columns` returns them.
         task: the task reward of each row.
-        groups: the identity of the prompt of each row; the rows of one prompt form a group.
-        padding: whether a row is padding, which is no rollout.
-        weight: λ at this step.
+        groups: a text for each row that identifies its prompt; the rows of one prompt form a group.
+        padding: whether each row is padding, which is no rollout.
+        weight: the weight λ of the inversion at this step.
 
     Raises:
         InvalidInputError: the task reward of a rollout is NaN or infinite. verl cannot leave a rollout out of its
@@ -83,14 +87,14 @@ def batch_terms(
 
 
 def check_sessions(keys: Sequence[str], padding: Sequence[bool]) -> None:
-    """Refuse a batch in which an agent loop returned several outputs for one rollout.
+    """Raise an error if an agent loop returned several outputs for one rollout of a batch.
 
     verl computes the advantage of the last output alone, and gives it to the other outputs too. Which of the outputs
     should be measured is an open question.
 
     Args:
         keys: verl's keys of the rows, `{uid}_{session}_{index}`. The rows of one session differ only in the index.
-        padding: whether a row is padding, which is no rollout.
+        padding: whether each row is padding, which is no rollout.
 
     Raises:
         InvalidInputError: a session has more than one row.
@@ -109,7 +113,7 @@ def check_sessions(keys: Sequence[str], padding: Sequence[bool]) -> None:
 
 
 def with_term(token_rewards: Sequence[Tensor], term: Float[Tensor, "row"]) -> list[Tensor]:
-    """Return the rewards of each row's tokens, `[token]`, with the term added at the row's last token."""
+    """Return the rewards of each row's tokens, `[token]`, after the row's `term` is added to the last reward."""
     changed = []
     for rewards, number in zip(token_rewards, term.tolist(), strict=True):
         copy = rewards.clone()

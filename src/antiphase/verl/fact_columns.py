@@ -1,7 +1,8 @@
 """Send the facts of rollouts from a worker to the trainer as one tensor, `[rollout, fact]`.
 
-verl moves tensors between its processes. Such a tensor has one row for each rollout, so here a row holds all facts of
-its rollout.
+A fact is a number that is known about a rollout, such as its inversion or its length (see `RolloutFacts`). verl moves
+tensors between its processes. Such a tensor has one row for each rollout, so here a row holds all facts of its
+rollout.
 """
 
 import torch
@@ -14,7 +15,7 @@ from antiphase.signal_spec import UNITS
 
 
 def to_columns(facts: RolloutFacts) -> Float[Tensor, "rollout fact"]:
-    """Return the facts as a float64 tensor. `from_columns` reads it."""
+    """Return the facts of rollouts as a float64 tensor, which `from_columns` turns back into facts."""
     kept: list[Tensor] = []
 
     def keep(columns: Tensor) -> Tensor:
@@ -26,9 +27,9 @@ def to_columns(facts: RolloutFacts) -> Float[Tensor, "rollout fact"]:
 
 
 def from_columns(columns: Float[Tensor, "rollout fact"]) -> RolloutFacts:
-    """Return the facts that `to_columns` made a tensor of.
+    """Return the facts of rollouts from the tensor that `to_columns` made.
 
-    A rollout that was not measured has NaN in all columns. Its numbers of tokens and items are then 0.
+    A rollout that was not measured has NaN in all columns. Its number of tokens and its number of items are then 0.
     """
     counted = columns.clone()
     template = _empty()
@@ -40,7 +41,7 @@ def from_columns(columns: Float[Tensor, "rollout fact"]) -> RolloutFacts:
 
 
 def num_columns() -> int:
-    """Return the number of facts of a rollout."""
+    """Return the number of facts of a rollout, which is the number of columns of `to_columns`."""
     return to_columns(_empty()).shape[1]
 
 
@@ -49,7 +50,7 @@ _COUNTS = slice(6, 8)
 
 
 def _empty() -> RolloutFacts:
-    """Return the facts of no rollouts."""
+    """Return facts of zero rollouts: all tensors are empty."""
     none = torch.empty(0, dtype=torch.float64)
     whole = torch.empty(0, dtype=torch.long)
     scores = RolloutScores(

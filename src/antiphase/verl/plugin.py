@@ -1,6 +1,6 @@
-"""What verl loads in each of its processes, through the entry point group `verl.plugins`: it registers the trainers.
+"""Register the trainers in verl, which loads this module in each of its processes (entry point group `verl.plugins`).
 
-verl logs an error of a plugin only at the level DEBUG. So this module itself says what is missing.
+verl logs an error of a plugin only at the level DEBUG. So this module itself logs a warning that says what is missing.
 """
 
 import logging
@@ -10,7 +10,7 @@ _TESTED = "0.9."
 
 
 def _check_version() -> None:
-    """Refuse a verl whose methods antiphase was not tested with."""
+    """Raise an error if antiphase was not tested with the installed version of verl."""
     found = version("verl")
     if not found.startswith(_TESTED):
         raise ImportError(f"antiphase is tested with verl {_TESTED}x; verl {found} is installed.")

@@ -19,13 +19,13 @@ _NEWEST = "latest_checkpointed_iteration.txt"
 
 
 def check_resumed(trainer: Mapping[str, Any], spec: InversionSpec) -> None:
-    """Check that a training that continues has the options with which it began.
+    """Check that a training that continues has the options of the inversion with which it began.
 
     A folder of checkpoints without stored options is accepted: its training may have begun without the inversion.
 
     Args:
         trainer: the section `trainer` of verl's configuration.
-        spec: the options of the inversion now.
+        spec: the options of the inversion that the training has now.
 
     Raises:
         InvalidInputError: the checkpoints were made with other options. The message names them.
@@ -66,7 +66,7 @@ def _resumed_folder(trainer: Mapping[str, Any]) -> Path | None:
 
 
 def _options(spec: InversionSpec) -> dict[str, Any]:
-    """Return the options as JSON would return them, so that tuples are lists."""
+    """Return the options in the form that they have in a JSON file, where tuples are lists."""
     options = asdict(spec)
     found = json.loads(json.dumps(options, default=str))
     return {option.name: found[option.name] for option in fields(spec)}

@@ -1,4 +1,4 @@
-"""Read the options of the inversion from verl's configuration, and refuse configurations that cannot be measured.
+"""Read the options of the inversion from verl's configuration, and refuse configurations that are not supported.
 
 Nothing here imports verl, so that the options can be checked and tested without it.
 """
@@ -22,7 +22,7 @@ _OPTIONS = frozenset(field.name for field in fields(InversionSpec))
 
 
 def spec_of(section: Mapping[str, Any] | None) -> InversionSpec:
-    """Return the options of the inversion.
+    """Return the options of the inversion that verl's configuration sets.
 
     Args:
         section: the section `inversion` of verl's configuration. Its keys are the fields of `InversionSpec`. None
@@ -58,7 +58,7 @@ def check_config(config: Any) -> None:
         config: verl's configuration, or nested mappings of the same keys.
 
     Raises:
-        InvalidInputError: the engine, the parallelism or the adapter of the actor cannot be measured.
+        InvalidInputError: the inversion cannot be measured with the actor's engine, parallelism or adapter.
     """
     actor, model = config["actor_rollout_ref"]["actor"], config["actor_rollout_ref"]["model"]
     strategy = actor["strategy"]
@@ -88,7 +88,7 @@ def check_config(config: Any) -> None:
 
 
 def refuse_mode(mode: str) -> InvalidInputError:
-    """Return the error for an asynchronous trainer mode."""
+    """Return the error to raise for an asynchronous trainer mode, which antiphase refuses."""
     return InvalidInputError(
         f"trainer.v1.trainer_mode={mode}: the inversion exists only with synchronous training. In asynchronous modes "
         "the policy that is measured is not the policy that wrote the rollouts. Set "
@@ -97,7 +97,7 @@ def refuse_mode(mode: str) -> InvalidInputError:
 
 
 def _value(section: Any, *names: str) -> Any:
-    """Return a nested value of a configuration; None if a key on the way is missing."""
+    """Return the value under nested keys (`names`) of a configuration; None if a key is missing."""
     for name in names:
         if section is None:
             return None

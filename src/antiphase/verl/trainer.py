@@ -1,7 +1,7 @@
 """The trainers that the plugin adds to verl: `corr_po`, and the names of asynchronous modes, which are refused.
 
-In each step the actor measures its rollouts after the old log-probabilities. Before verl computes advantages, the term
-is added to the rewards of the rollouts. All other arithmetic is verl's.
+In each step the actor measures its rollouts, after it has computed the old log-probabilities. Before verl computes
+advantages, the term of the inversion is added to the rewards of the rollouts. All other arithmetic is verl's.
 """
 
 from typing import Any
@@ -33,8 +33,8 @@ class CorRPOTrainerSync(PPOTrainerSync):  # type: ignore[misc]
         config: verl's configuration. Its section `inversion` holds the fields of `InversionSpec`.
 
     Raises:
-        InvalidInputError: the options are wrong, the configuration cannot be measured, or the training that continues
-            began with other options.
+        InvalidInputError: the options are wrong, the inversion cannot be measured with the configuration, or the
+            training that continues began with other options.
     """
 
     def __init__(self, config: Any) -> None:
@@ -50,7 +50,7 @@ class CorRPOTrainerSync(PPOTrainerSync):  # type: ignore[misc]
 
     @property
     def inversion_weight(self) -> float:
-        """The weight λ at the current step."""
+        """The weight λ of the inversion in the reward at the current step."""
         return self._inversion.spec.weight_at(self.global_steps - 1, self.total_training_steps)
 
     def _init_resource_pool_mgr(self) -> None:
@@ -105,16 +105,16 @@ class CorRPOTrainerSync(PPOTrainerSync):  # type: ignore[misc]
 
 
 def _put(where: dict[str, Any], field: str, rows: list[torch.Tensor]) -> None:
-    """Write one field of a batch, whose rows have different numbers of tokens, to verl's TransferQueue."""
+    """Write one field of a batch to verl's TransferQueue. The rows may have different numbers of tokens."""
     nested = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
     transfer_queue.kv_batch_put(**where, fields=TensorDict({field: nested}, batch_size=[len(rows)]))
 
 
 def _refused(mode: str) -> type[PPOTrainerSync]:
-    """Return a trainer that refuses its mode."""
+    """Return a trainer class for a mode that antiphase refuses. Its constructor raises the error."""
 
     class RefusedTrainer(PPOTrainerSync):  # type: ignore[misc]
-        """A trainer whose mode exists only to be refused with a reason."""
+        """A trainer whose constructor raises an error, which explains why its mode is refused."""
 
         def __init__(self, config: Any) -> None:
             raise refuse_mode(mode)

@@ -29,7 +29,7 @@ _OF_ACTOR = make_nd_compute_dataproto_dispatch_fn(mesh_name="actor")
 
 
 def measured_facts(reward: InversionReward, policy: nn.Module, tokenizer: Any, data: TensorDict) -> torch.Tensor:
-    """Measure the rollouts of one process.
+    """Measure the inversion of the rollouts of one process.
 
     Args:
         reward: the inversion reward.
@@ -58,7 +58,7 @@ class InversionTrainingWorker(TrainingWorker):  # type: ignore[misc]
     inversion: InversionReward | None = None
 
     def set_inversion(self, spec: InversionSpec) -> None:
-        """Take the options of the inversion, and measure one token as a trial.
+        """Store the options of the inversion, and measure one token as a trial.
 
         Raises:
             UnsupportedModelError: the estimator cannot measure the model.
@@ -69,7 +69,7 @@ class InversionTrainingWorker(TrainingWorker):  # type: ignore[misc]
             self.inversion.check(policy, self.model_config.tokenizer)
 
     def measure_inversion(self, data: TensorDict) -> TensorDict:
-        """Measure the rollouts of this process with the current policy; see `measured_facts`."""
+        """Measure the inversion of this process's rollouts with the current policy; see `measured_facts`."""
         if self.inversion is None:
             raise InvalidInputError("the worker was asked to measure the inversion before it got the options.")
         with self._policy() as policy:
@@ -92,10 +92,10 @@ class InversionWorker(ActorRolloutRefWorker):  # type: ignore[misc]
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
     def set_inversion(self, spec: InversionSpec) -> None:
-        """Take the options of the inversion; see `InversionTrainingWorker.set_inversion`."""
+        """Give the options of the inversion to the actor; see `InversionTrainingWorker.set_inversion`."""
         self.actor.set_inversion(spec)
 
     @register(dispatch_mode=_OF_ACTOR)  # type: ignore[untyped-decorator]
     def compute_inversion(self, data: TensorDict) -> TensorDict:
-        """Measure the rollouts of this process, and return the field `FACTS`."""
+        """Measure the inversion of this process's rollouts, and return their facts in the field `FACTS`."""
         return self.actor.measure_inversion(data)
