@@ -151,13 +151,14 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
 
 
 def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[Entrant, Entrant]:
-    """Return (entrant, reference), each with the runs that are compared.
+    """Return the entrant and the reference, each with only the runs that are compared.
 
-    If seeds are paired, each side keeps only the seeds that both have, in the same order.
+    If seeds are paired, each of the two keeps only the seeds that both have, in the same order. Otherwise nothing is
+    changed.
 
     Raises:
-        InvalidInputError: the seeds are to be paired, but the two sides share no seed or have different numbers of
-            runs.
+        InvalidInputError: seeds are paired, but the two share no seed; or their runs must be paired by order because a
+            seed occurs twice, and they have different numbers of runs.
     """
     if not options.paired_seeds:
         return entrant, reference
@@ -197,10 +198,15 @@ def is_share(metric: str) -> bool:
 
 
 def crossed_interval(matrix: np.ndarray, metric: str, options: Options) -> dict[str, Any]:
-    """Return the mean of a metric, a matrix `[seed, problem]`, over seeds and problems, with its interval.
+    """Return the mean of a metric over seeds and problems, with its interval.
 
-    The interval is over seeds and problems; if there is one seed, it is only over problems. If the metric is a share,
-    the interval lies in [0, 1].
+    The interval says how far the mean could move with other seeds and other problems. If there is one seed, it is
+    about other problems only. If the metric is a share, such as an accuracy, the interval lies in [0, 1].
+
+    Args:
+        matrix: the values of the metric, `[seed, problem]`.
+        metric: the name of the metric.
+        options: only `num_resamples` and `seed` are used.
     """
     if len(matrix) == 1:
         estimate = share_interval(matrix[0]) if is_share(metric) else mean_interval(matrix[0], seed=options.seed)
@@ -217,8 +223,8 @@ def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Opt
     """Return the mean difference `left` minus `right`, in the form of `PairedDifference.to_dict`.
 
     Args:
-        left, right: the values of the two sides on the same problems, `[seed, problem]`.
-        metric: the name of the metric. Only a share gets a verdict.
+        left, right: the values of the metric for the two models or methods, on the same problems, `[seed, problem]`.
+        metric: the name of the metric. Only a metric that is a share (a number in [0, 1]) gets a verdict.
         options: the options of the comparison.
     """
     found = paired_difference(
@@ -235,7 +241,7 @@ def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Opt
 
 
 def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
-    """Return the accuracy of one run, and the numbers that `ACROSS` lists: ι and its controls.
+    """Return the accuracy of one evaluated seed, and its values of the numbers in `ACROSS`: ι and the controls.
 
     Undefined numbers are None.
     """
@@ -276,7 +282,7 @@ def entrant_accuracy(run: SeedRun) -> float:
 def associations(
     points: Sequence[Mapping[str, Any]], clusters: Sequence[str] | None, options: Options
 ) -> dict[str, Any]:
-    """Compute the rank correlation with accuracy, for each number that `ACROSS` lists (ι and its controls).
+    """Compute the rank correlation of accuracy with each number that `ACROSS` lists (ι and its controls).
 
     Args:
         points: what `point_of` returned for each run. The correlation is over these runs.

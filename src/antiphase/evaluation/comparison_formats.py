@@ -26,7 +26,7 @@ _LATEX = {
 
 
 def comparison_rows(task: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row for each entrant (model or method) of a task, with the columns of `HEADER`."""
+    """Return a table row of texts for each entrant (model or method) of a task. `HEADER` names the columns."""
     return [_row(entrant) for entrant in task["entrants"]]
 
 
@@ -91,7 +91,11 @@ def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
 
 
 def across_rows(across: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row for each number in `across`, with the rank correlation of this number with accuracy."""
+    """Return a table row for ι and for each control, with the rank correlation of this number with accuracy.
+
+    Args:
+        across: what `associations` returned: the correlation of each number, by the name of the number.
+    """
     rows = []
     for name, found in across.items():
         if name in LATER and not found["num_points"]:
@@ -110,9 +114,9 @@ ACROSS_NOTE = (
 
 
 def benchmark_tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Return the title, the header and the rows of each table of several tasks.
+    """Return each table of accuracies on several tasks, as its title, its header and its rows.
 
-    If the averages have differences from the reference, a table of these differences follows each table.
+    If a table has differences of its averages from the reference, a table of these differences follows it.
     """
     tables = []
     for name, table in comparison.benchmarks.items():
@@ -176,7 +180,7 @@ def benchmarks_markdown(comparison: Comparison) -> list[str]:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """Write a comparison in CSV, with a line for each task, entrant (model or method) and metric.
+    """Write a comparison in CSV, with one line for each metric of each entrant (model or method) on each task.
 
     Numbers are not rounded, and undefined ones are empty.
     """

@@ -63,7 +63,7 @@ def _share(side: Side) -> str:
 
 
 def _notes(one: Disagreements) -> list[str]:
-    """Return sentences that say how often the two entrants differ, and how often they would differ by chance."""
+    """Return sentences that say on how many problems two entrants differ, and on how many they would by chance."""
     more = sum(row.difference > 0 for row in one.problems)
     notes = [
         f"{one.task}: of {one.num_problems:,} problems, {one.model} solves {more:,} more often than {one.reference} "

@@ -84,7 +84,9 @@ def run_evaluation(request: EvalRequest, *, progress: bool = True) -> Evaluation
 
 
 def share_evaluation(request: EvalRequest, *, progress: bool = True) -> Evaluation | None:
-    """Run an evaluation as `run_evaluation` does. If several processes share it, return it in process 0 only.
+    """Run an evaluation as `run_evaluation` does. If a launcher started several processes, they share it.
+
+    Process 0 returns the evaluation, and every other process returns None.
 
     Args:
         request: the checked arguments that `eval_request` returned.
@@ -167,7 +169,7 @@ def num_verifiers(launched: Launch) -> int | None:
 
 
 def verifier_versions() -> dict[str, str]:
-    """Return the versions of the installed packages that decide which answers are right."""
+    """Return the versions, by name, of the installed packages that decide which answers are right."""
     found = {"verdicts": VERDICT_RULES}
     for package in ("math-verify", "reasoning-gym"):
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -50,9 +50,9 @@ class TaskPlan:
         return PromptFormat(self.template, config.system_prompt, self.chat_template, config.chat_options(moment))
 
     def identity(self, config: EvalConfig) -> dict[str, Any]:
-        """Return the values that two comparable results must share.
+        """Return the values that must be the same in two results of this task, so that they can be compared.
 
-        They are the prompts, the budget (numbers of samples and tokens) and the verifier.
+        They describe the prompts, the budget (numbers of samples and tokens) and the verifier.
         """
         chat = {"chat_template_kwargs": config.chat_template_kwargs, "fold_system": config.fold_system}
         asked = [[p.problem_id, p.prompt, p.answer, p.metadata] for p in self.problems]
@@ -124,7 +124,7 @@ class ProblemBatch(Batch):
     Args:
         plan: the task of the rollouts.
         problems: the problem of each rollout.
-        samples: the number of each rollout among the samples of its problem, from 0; `GREEDY` for a greedy rollout.
+        samples: for each rollout, its number among the samples of its problem, from 0; `GREEDY` for a greedy rollout.
     """
 
     plan: TaskPlan
@@ -133,7 +133,7 @@ class ProblemBatch(Batch):
 
     @property
     def label(self) -> str:
-        """The task's spec, which is cut if it is long."""
+        """The task's spec (its name with options) for the progress bar. A long spec is cut."""
         spec = self.plan.task.spec
         return spec if len(spec) <= 32 else f"{spec[:31]}…"
 

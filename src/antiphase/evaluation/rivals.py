@@ -117,7 +117,9 @@ def compare_with_rivals(
 def best_where_known(
     score: np.ndarray, correct: np.ndarray, strata: Sequence[Any], k: int
 ) -> Float[np.ndarray, "stratum"]:
-    """Return `best_of_k` of each stratum. A stratum is a problem, or a problem and a seed.
+    """Return, for each stratum, the expected accuracy if the rollout with the best score among k is picked.
+
+    A stratum is a problem, or a problem and a seed; see `best_of_k`.
 
     The value is NaN for a stratum in which no rollout has the score. There, the pick would be random, and its gain of
     0 would say nothing about the score.
@@ -129,7 +131,7 @@ def best_where_known(
 
 
 def by_problem_of_strata(areas: np.ndarray, problems: Sequence[Any], strata: Sequence[Any]) -> np.ndarray:
-    """Return a mean for each problem: that of the values of its strata. NaN values are left out.
+    """Return, for each problem, the mean of the values of its strata. NaN values are left out.
 
     A stratum is a problem, or a problem and a seed.
 
@@ -156,21 +158,24 @@ def _difference(left: np.ndarray, right: np.ndarray) -> dict[str, Any]:
 
 
 def adds(entry: Entry) -> bool:
-    """Return whether ι adds something to a score: the interval of `beside` lies above 0.
+    """Return whether ι tells more about correctness than a score alone: whether the interval of `beside` is above 0.
 
-    The entry is one of those that `compare_with_rivals` returns.
+    `beside` is the correlation of ι with correctness with the score held fixed. It must also come from enough
+    problems. The entry is one of those that `compare_with_rivals` returns.
     """
     beside = entry["beside"]
     return beside["low"] is not None and beside["low"] > 0 and beside["num_problems"] >= MIN_PROMPTS
 
 
 def rival_rows(rivals: Mapping[str, Entry], gains: Mapping[str, Entry]) -> list[list[str]]:
-    """Return the rows of a table with the columns of `HEADER`.
+    """Return the rows of the table that compares ι with its rivals (other scores of a rollout).
+
+    `HEADER` names the columns.
 
     Args:
         rivals: what `compare_with_rivals` returned.
-        gains: the gain of best-of-k by each score, by the name of the score. It is the gain in accuracy if the score
-            picks one of k rollouts. The mapping may be empty.
+        gains: for each score, by its name, the gain of best-of-k: how much the accuracy rises if this score picks one
+            of k rollouts, against a random pick. The mapping may be empty.
     """
     rows = []
     for name, entry in rivals.items():
@@ -237,15 +242,16 @@ def comparison_rivals(task: str, entrants: Sequence[Entry]) -> list[Table]:
 
 
 def _has_rows(rivals: Mapping[str, Entry]) -> bool:
-    """Return whether a table has something to show: a problem with both right and wrong rollouts.
+    """Return whether a table of ι and its rivals has something to show.
 
-    The entries of earlier versions of antiphase lack some numbers of the table. The answer for them is False.
+    The answer is True if some problem has both right and wrong rollouts. The entries of earlier versions of antiphase
+    lack some numbers of the table. For them, the answer is False.
     """
     return any(entry["beside"]["num_problems"] and "alone" in entry for entry in rivals.values())
 
 
 def rivals_note(result: Entry) -> str | None:
-    """Return a sentence that says to which scores ι adds something; None if nothing could be compared."""
+    """Return a sentence that names the scores to which ι adds something; None if nothing could be compared."""
     rivals = {name: entry for name, entry in result["inside"].get("rivals", {}).items() if name != "inversion"}
     if not rivals or all(entry["beside"]["value"] is None for entry in rivals.values()):
         return None

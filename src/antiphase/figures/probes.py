@@ -89,7 +89,10 @@ def model_comparison(results: Sequence[Result]) -> Figure:
 
 
 def layer_maps(results: Sequence[Result]) -> dict[str, Figure]:
-    """Draw the figure `layer_map_<slug>` of each result that has more than one layer or projection."""
+    """Draw a heat map of ρ by layer and projection for each result that has more than one of these.
+
+    The keys of the result are the names of the figures, `layer_map_<slug>`, where the slug names model and estimator.
+    """
     return {
         f"layer_map_{slug}": layer_map(result)
         for slug, result in zip(_slugs(results), results, strict=True)
@@ -98,9 +101,10 @@ def layer_maps(results: Sequence[Result]) -> dict[str, Figure]:
 
 
 def rollouts(tokens: DataFrame, results: Sequence[Result]) -> dict[str, Figure]:
-    """Draw the figure `rollout_<slug>` of each result with tokens: its rollout with the most measured tokens.
+    """Draw, for each result, entropy and strength along its rollout with the most measured tokens.
 
-    If several rollouts have equally many, the first one is drawn.
+    If several rollouts have equally many, the first one is drawn. The keys of the result are the names of the figures,
+    `rollout_<slug>`, where the slug names model and estimator. A result without tokens has no figure.
     """
     figures = {}
     for slug, result in zip(_slugs(results), results, strict=True):
@@ -114,7 +118,10 @@ def rollouts(tokens: DataFrame, results: Sequence[Result]) -> dict[str, Figure]:
 
 
 def _slugs(results: Sequence[Result]) -> list[str]:
-    """Return a slug for each result: a text for file names, made of model and estimator, that is unique."""
+    """Return a slug for each result: a text for file names that no other result has.
+
+    It is made of the names of the model and the estimator.
+    """
     slugs: list[str] = []
     for result in results:
         stem = re.sub("[^a-z0-9]+", "-", f"{result['model']}-{result['estimator']}".lower()).strip("-")[-80:]

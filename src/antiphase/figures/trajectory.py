@@ -69,7 +69,7 @@ def trajectory_curves(trajectory: Rows) -> Figure:
 
 
 def _probed(axis: Any, probes: Rows) -> None:
-    """Draw the inversion ι of the probe set.
+    """Draw the inversion ι that was measured on the probe set during the training.
 
     The rows hold ρ = −ι, so the low end of the interval of ρ becomes the high end of that of ι.
     """
@@ -95,7 +95,7 @@ def _dots(axis: Any, rows: Rows, keys: Sequence[str], label: str, sign: int = 1)
 
     Args:
         axis: the axes to draw on.
-        rows: the rows.
+        rows: the rows to draw. A row is a mapping with `step` and the numbers that `keys` names.
         keys: the names of the numbers that, multiplied by `sign`, are the value, the low end and the high end.
         label: the label in the legend.
         sign: 1 or −1.
@@ -108,7 +108,10 @@ def _dots(axis: Any, rows: Rows, keys: Sequence[str], label: str, sign: int = 1)
 
 
 def _alone(values: Sequence[float]) -> list[int]:
-    """Return the indices of finite values without a finite neighbour. No line joins them, so each needs a dot."""
+    """Return the indices of the finite values that have no finite neighbour.
+
+    No line can join them to other values, so each needs a dot.
+    """
     known = [False, *map(math.isfinite, values), False]
     return [place for place in range(len(values)) if known[place + 1] and not (known[place] or known[place + 2])]
 

@@ -75,7 +75,7 @@ def json_for_script(value: Any) -> Markup:
 
 
 def render_page(document: Document, *, live: str | None = None, max_characters: int = MAX_CHARACTERS) -> str:
-    """Render the page.
+    """Render the interactive page as the text of one HTML file.
 
     Args:
         document: what the page shows.
@@ -106,7 +106,7 @@ def render_page(document: Document, *, live: str | None = None, max_characters: 
 
 
 def render_overview(document: Document) -> str:
-    """Render only the overview, as a part of an HTML page with its own style. Notebooks show it."""
+    """Render only the overview of the page, as a piece of HTML with its own style. Notebooks show it."""
     return plain_text(_environment().get_template("fragment.html.j2").render(**_overview(document)))
 
 
@@ -123,7 +123,7 @@ def _overview(document: Document) -> dict[str, Any]:
 
 
 def _policy(scripts: Sequence[str], live: bool) -> str:
-    """Return the content security policy of a page with these scripts."""
+    """Return the text of the content security policy of a page, which allows only these scripts."""
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     connect = "'self'" if live else "'none'"

@@ -18,7 +18,7 @@ SEGMENT, THOUGHT = "segment", "thought"
 def thought_lengths(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.ndarray) -> np.ndarray:
     """Return the number of tokens of each rollout's thought, its tags included; 0 if there is none, `[rollout]`.
 
-    A thought stands at the beginning of its rollout. If it does not end, it is the whole rollout.
+    A thought stands at the beginning of its rollout. If it has no end, it is the whole rollout.
 
     Args:
         rollouts: one row for each rollout, with `completion`.
@@ -35,7 +35,7 @@ def thought_lengths(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.nda
 
 
 def _thought_of(completion: str, tokens: Sequence[str]) -> int:
-    """Return the number of tokens of a completion's thought, which is found by the texts of the tokens.
+    """Return how many tokens the thought of a completion has. The thought is found in the texts of the tokens.
 
     >>> _thought_of("<think>2 + 2</think>4", ["<think>", "2", " +", " 2", "</think>", "4"])
     5

@@ -1,7 +1,9 @@
-"""Read from a summary the correlations that the page shows: ρ over tokens, types and steps, the chain, the controls.
+"""Read from a summary the correlations that the page shows: ρ over each unit, the chain and the controls.
 
-ρ is the correlation of entropy and gradient strength. A summary from before there were units holds ρ only over tokens
-and types, under other names. This module computes nothing. If a summary lacks a number, the page says so.
+ρ is the correlation of entropy and gradient strength. The units are tokens, types and steps. The chain is the
+correlations along the paper's argument from entropy to strength (docs/metrics.md). An old summary has no units: it
+holds ρ only over tokens and types, under other names. This module computes nothing. If a summary lacks a number, the
+page says so.
 """
 
 from collections.abc import Mapping
@@ -35,8 +37,8 @@ def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
         statistics: an entry of `results`, or the `signals` of such an entry.
 
     Raises:
-        InvalidInputError: the result holds something else where a number must be, or the headline is not one of the
-            units.
+        InvalidInputError: the result has something other than a number where a number must be, or the headline is not
+            one of the units.
     """
     given = statistics.get("units") or _before_units(statistics)
     units = {name: _entry(model, name, given[name]) for name in ORDER if given.get(name) is not None}
@@ -127,5 +129,5 @@ def _interval(model: Any, where: str, entry: Mapping[str, Any]) -> dict[str, flo
 
 
 def _not(model: Any, where: str, what: str, value: Any) -> InvalidInputError:
-    """Return the error for a wrong value. `what` says in words what it must be, and `where` names its place."""
+    """Return the error for a wrong value. `what` says what the value must be, and `where` says where it is."""
     return InvalidInputError(f"the result of {model!r}: {where} must be {what}, got {value!r}.")

@@ -36,7 +36,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def verdict(reading: Mapping[str, Any]) -> str:
-    """Return the verdict on the ρ that is shown first, which is that over the headline unit.
+    """Return the verdict on the ρ that the page shows first, the ρ over the headline unit.
 
     The verdict is `inverted`, `not inverted`, `undecided`, `no interval` or `undefined`, by the rules of `verdict_of`.
     With only two or three prompts, `undecided` replaces `inverted` and `not inverted`.
@@ -50,7 +50,7 @@ def verdict(reading: Mapping[str, Any]) -> str:
 
 
 def verdict_of(rho: Mapping[str, Any]) -> str:
-    """Return the verdict on a ρ.
+    """Return the verdict on a ρ, which depends on its interval.
 
     The verdict is `inverted` if the whole interval is below 0, `not inverted` if it is above 0, `undecided` if it
     contains 0, `no interval` if there is no interval, and `undefined` if there is no ρ.

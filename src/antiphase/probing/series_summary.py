@@ -35,7 +35,7 @@ _WIDTH = 132
 
 
 def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
-    """Collect the results of the finished checkpoints of a folder, in the order of their steps.
+    """Collect the results of the finished checkpoints in a folder, in the order of their steps.
 
     Returns:
         A mapping with three keys. `numbered` says whether the steps are training steps; if not, they are indices in a
@@ -174,7 +174,7 @@ class CheckpointSeries:
         return joined([series, *self._runs(label)], shown)
 
     def _runs(self, label: str | None) -> list[Document]:
-        """Return the content of the page for the run of each checkpoint."""
+        """Return, for each checkpoint, the page content that shows its rollouts; empty if the runs were not kept."""
         if self.folder is None:
             return []
         points = self.summary["checkpoints"]
@@ -197,7 +197,7 @@ class CheckpointSeries:
         return documents
 
     def _rows(self, place: int) -> list[dict[str, Any]]:
-        """Return the curve of one estimator, with a row for each checkpoint.
+        """Return the numbers of one estimator along the training, with a row for each checkpoint.
 
         The rows have the form of a training's trajectory.jsonl.
 
@@ -222,7 +222,7 @@ class CheckpointSeries:
         return rows
 
     def _order(self) -> list[Unit]:
-        """Return the units. The first one is the headline unit, whose ρ is shown first."""
+        """Return the units (`type`, `token`, `step`). The first is the headline unit, whose ρ is shown first."""
         first = headline_of(self.summary["checkpoints"][0]["results"][0])
         return [first, *(unit for unit in ("type", "token", "step") if unit != first)]
 

@@ -118,7 +118,7 @@ def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> D
 
 
 def _checkpoints(path: Path, name: str, label: str | None) -> Document:
-    """Read those checkpoints of a series that are already measured completely."""
+    """Read the folder of a probe of checkpoints. Only checkpoints that are completely measured are shown."""
     folder = SeriesFolder.open(path)
     if (path / TRAJECTORY).is_file():
         return CheckpointSeries.load(path).document(name, label)
@@ -150,7 +150,7 @@ def _training(path: Path, name: str, group: str | None) -> Document:
 
 
 def _comparison(path: Path, name: str) -> Document:
-    """Read the folder of a comparison: its tables, if they are made, and the evaluations of its models."""
+    """Read the folder of a comparison: its tables, if they are there already, and the evaluations of its models."""
     from antiphase.evaluation.comparison import Comparison
     from antiphase.evaluation.evaluation_pages import comparison_tables, rivals_tables
 

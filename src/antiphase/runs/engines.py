@@ -67,7 +67,8 @@ def completed_batch(
         loaded: the model that is measured.
         engines: the engines of this model.
         bar: the progress bar.
-        kept: the file in which an engine may keep the finished rollouts of this batch.
+        kept: the file in which an engine may keep the finished rollouts of this batch, so that a continued run does
+            not generate them again; None if there is no such file.
     """
     about = f" ({batch.label})" if batch.label else ""
     bar.stage(f"{short_name(loaded)}: generating{about}", len(batch.items))

@@ -26,7 +26,7 @@ LOCK = ".lock"
 
 
 class InUseError(InvalidInputError):
-    """Another process holds a lock. The message names the process, as far as the file of the lock tells it."""
+    """Another process holds a lock. The message names the process, if the file of the lock does."""
 
 
 # The errors of a lock that another process holds. Any other error means that the file cannot be locked at all.
@@ -169,7 +169,7 @@ def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
 
 
 def _locked_file(path: Path, what: str, *, wait: bool) -> int:
-    """Return the open file, locked and with the facts about this process as its text."""
+    """Open and lock a file, write into it which process holds the lock, and return its descriptor."""
     tried = False
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -197,7 +197,10 @@ def _locked_file(path: Path, what: str, *, wait: bool) -> int:
 
 
 def _is_at(file: int, path: Path) -> bool:
-    """Return whether an open file still has its path. The process that held the lock before may have removed it."""
+    """Return whether an open file is still the file at this path.
+
+    The process that held the lock before may have removed the file.
+    """
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
@@ -226,7 +229,7 @@ def _this_process() -> dict[str, str | int]:
 
 
 def _named(file: int) -> str:
-    """Return which process holds the lock of an open file, as far as the text of the file tells it."""
+    """Return words for the process that holds the lock of an open file, as the text of the file names it."""
     try:
         os.lseek(file, 0, os.SEEK_SET)
         facts = json.loads(os.read(file, 10_000))
@@ -236,5 +239,8 @@ def _named(file: int) -> str:
 
 
 def _in_use(what: str, process: str) -> InUseError:
-    """Return the error that a lock is held. `what` begins the message, and `process` is the process that holds it."""
+    """Return the error that says that a lock is held.
+
+    `what` is the beginning of its message, and `process` names the process that holds the lock.
+    """
     return InUseError(f"{what} by {process}. Wait until this process has ended, or choose another --out.")

@@ -41,7 +41,7 @@ class Launch:
 
     @property
     def first(self) -> bool:
-        """Whether this is process 0, which makes the folder, the summary and the page."""
+        """Whether this is process 0, the one that makes the run folder, the summary and the page."""
         return self.rank == 0
 
     def refuse(self, what: str, instead: str) -> None:

@@ -107,7 +107,7 @@ class RunFolder:
         return {"format": self.KIND.format, "format_version": self.KIND.version, "config": dict(config), **kept}
 
     def kept_prompts(self) -> dict[str, Any]:
-        """Return what `keep_prompts` wrote; empty if it was not called yet."""
+        """Return the facts about the prompts that `keep_prompts` wrote; empty if it was not called yet."""
         if not (self.path / "config.json").is_file():
             return {}
         return dict(self.read_json("config.json").get("prompts", {}))
@@ -163,7 +163,7 @@ class RunFolder:
             pq.write_table(table, work)
 
     def has_part(self, model: int, batch: int) -> bool:
-        """Return whether a batch is finished: whether its rollouts file exists, which is written last."""
+        """Return whether a batch is finished. It is if its rollouts file exists, which is written last."""
         return part_path(self.path, model, batch, "rollouts").is_file()
 
     def write_part(self, model: int, batch: int, tables: Mapping[Kind, pa.Table]) -> None:
@@ -194,7 +194,10 @@ class RunFolder:
             return _as_frame(pa.concat_tables(joined_tables(parts, joined_schema(parts))))
 
     def merge_parts(self) -> None:
-        """Join the parts of all models into whole tables. If a model lacks a column, its values are null."""
+        """Join the files of all batches (the parts) into whole tables, and write them.
+
+        If a model lacks a column, its values in this column are null.
+        """
         for kind in KINDS:
             parts = whole_parts(self.path, kind)
             if not parts:
@@ -268,19 +271,25 @@ class RunFolder:
         self.write_json(f"parts/model-{model:03d}/model.json", facts)
 
     def planned_targets(self, model: int) -> dict[str, int]:
-        """Return the planned numbers of tokens per rollout of a model; empty if nothing was planned."""
+        """Return, for each estimator NAME:auto, the planned number of measured tokens per rollout of a model.
+
+        The mapping is empty if nothing was planned.
+        """
         there = (model_folder(self.path, model) / "model.json").is_file()
         return dict(self.read_model(model).get(PLANNED, {})) if there else {}
 
     def read_model(self, model: int) -> dict[str, Any]:
         """Read the facts about a model that `write_model` wrote.
 
-        If a server generated its rollouts, the facts include how many of them were tokenised again here.
+        If a server generated the rollouts, the facts include how many of them came as text and were tokenised here.
         """
         return {**self.read_json(f"parts/model-{model:03d}/model.json"), **kept_counts(kept_paths(self.path, model))}
 
     def discard_if_unused(self) -> None:
-        """Remove the folder if this run made it and finished no rollout. Then a corrected command can use the path."""
+        """Remove the folder if this run made it and finished no rollout.
+
+        A corrected command can then use the same path.
+        """
         begun = any(any(self.path.glob(f"parts/*/*.{ending}")) for ending in ("parquet", "jsonl"))
         if self.created_here and not begun and not self.complete:
             shutil.rmtree(self.path / "parts", ignore_errors=True)
@@ -289,7 +298,7 @@ class RunFolder:
                 self.path.rmdir()
 
     def drop_parts(self) -> None:
-        """Remove the parts. The whole tables must be written before."""
+        """Remove the parts (the files of single batches). The whole tables must have been written before."""
         shutil.rmtree(self.path / "parts", ignore_errors=True)
 
     @contextlib.contextmanager

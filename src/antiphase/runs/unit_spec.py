@@ -23,7 +23,7 @@ BEFORE_UNITS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class UnitSpec:
-    """The options that say what is correlated.
+    """The options that say what is correlated: tokens, types or steps, and of which part of a rollout.
 
     Args:
         headline: the unit of the ρ that is shown if there is room for one number only.
@@ -43,7 +43,7 @@ class UnitSpec:
 
     @classmethod
     def of(cls, config: Any) -> "UnitSpec":
-        """Take the options of the units from a config, and check them.
+        """Take the options that say what is correlated from a config, and check them.
 
         Args:
             config: a `RunConfig`, or any object with its fields `unit`, `splitter`, `step_strength`, `segment`,
