@@ -90,7 +90,7 @@ def results_benchmark(results: Sequence[Mapping[str, Any]], rollouts: pd.DataFra
 
 
 def _metrics(entrants: Sequence[Entrant]) -> list[str]:
-    """Return the names of the metrics; an empty list if no entrant has samples."""
+    """Return the names of the metrics that the table can show; an empty list if no entrant has samples."""
     sampled = [entrant for entrant in entrants if _sampled(entrant)]
     if not sampled:
         return []

@@ -51,7 +51,7 @@ def _row(entrant: Mapping[str, Any]) -> list[str]:
 
 
 def difference_text(difference: Mapping[str, Any]) -> str:
-    """Write a difference with its interval, such as `+0.021 [−0.010, +0.052]`."""
+    """Return a difference with its interval as text, such as `+0.021 [−0.010, +0.052]`."""
     interval = "[no interval]" if difference["low"] is None else interval_text(difference)
     return f"{signed(difference['difference'])} {interval}"
 
@@ -138,7 +138,7 @@ def benchmark_tables(comparison: Comparison) -> list[tuple[str, list[str], list[
 
 
 def render_comparison(comparison: Comparison, width: int = WIDTH) -> str:
-    """Write a comparison as text for the console."""
+    """Return the tables and notes of a comparison as one text for the console."""
     from rich.text import Text
 
     parts: list[Any] = []
@@ -156,13 +156,13 @@ def render_comparison(comparison: Comparison, width: int = WIDTH) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table in Markdown. The character | in cells is escaped."""
+    """Return a table as Markdown text. The character | in cells is escaped."""
     lines = [list(header), ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """Write a comparison in Markdown."""
+    """Return the tables and notes of a comparison as Markdown text."""
     parts = []
     for name, task in comparison.tasks.items():
         parts += [f"### {name}", markdown_table(HEADER, comparison_rows(task)), *notes_of(task, comparison.options)]
@@ -172,7 +172,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def benchmarks_markdown(comparison: Comparison) -> list[str]:
-    """Write the tables of several tasks in Markdown, with a note that says how to read them."""
+    """Return the tables of accuracies on several tasks in Markdown, and a note that says how to read them."""
     parts: list[str] = []
     for title, header, rows in benchmark_tables(comparison):
         parts += [f"### {title}", markdown_table(header, rows)]
@@ -180,7 +180,7 @@ def benchmarks_markdown(comparison: Comparison) -> list[str]:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """Write a comparison in CSV, with one line for each metric of each entrant (model or method) on each task.
+    """Return a comparison as CSV text, with one line for each metric of each entrant (model or method) on each task.
 
     Numbers are not rounded, and undefined ones are empty.
     """
@@ -214,12 +214,12 @@ def comparison_csv(comparison: Comparison) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Write a text for LaTeX: special characters are escaped, and Greek letters are in math mode."""
+    """Return a text in the form for LaTeX: special characters are escaped, and Greek letters are in math mode."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def comparison_latex(comparison: Comparison) -> str:
-    """Write a comparison in LaTeX: a `tabular` for each task, then one for the averages over tasks.
+    """Return a comparison as LaTeX text: a `tabular` for each task, then one for the averages over tasks.
 
     The tables need the package booktabs. They have the columns method, seeds, accuracy, difference, verdict and ρ.
     """

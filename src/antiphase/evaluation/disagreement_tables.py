@@ -25,8 +25,8 @@ def disagreement_tables(found: Sequence[Disagreements], labels: Labels) -> list[
 
     Args:
         found: the disagreements, as `disagreements` returns them.
-        labels: the labels of the models on the page. If a user clicks on a cell of the table, the page opens a rollout
-            of the model with this label.
+        labels: the label of each model on the page; the key is (name of the entrant, task, index of the seed). If a
+            user clicks on a cell of the table, the page opens a rollout of the model with this label.
     """
     pairs: dict[tuple[str, str], list[Disagreements]] = {}
     for one in found:

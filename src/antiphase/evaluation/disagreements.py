@@ -176,7 +176,7 @@ def excerpt(prompt: str) -> str:
 
 
 def disagreements_csv(found: Sequence[Disagreements]) -> str:
-    """Write the disagreements as CSV, with a line for each pair of entrants (models or methods), task and problem.
+    """Return the disagreements as CSV text, with a line for each pair of entrants (models or methods) and problem.
 
     The numbers are not rounded. A prompt that a spreadsheet would read as a formula gets an apostrophe before it.
     """

@@ -159,9 +159,9 @@ class _EvaluationRun(Run[EvalRequest, Evaluation]):
 
 
 def num_verifiers(launched: Launch) -> int | None:
-    """Return the number of verifying processes of this process; None lets `VerifierPool` choose.
+    """Return how many processes this process may start to verify completions; None lets `VerifierPool` choose.
 
-    The processes that a launcher started on one machine share its cores.
+    If a launcher started several processes on one machine, they share its cores, so each may start only a few.
     """
     if not launched.several:
         return None

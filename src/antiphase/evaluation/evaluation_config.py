@@ -161,7 +161,7 @@ class EvalConfig(RunConfig):
 
     @property
     def split_name(self) -> Split:
-        """The split, in the type that tasks expect."""
+        """The field `split`, typed as the names of splits that tasks accept: `train`, `test` or `all`."""
         return cast(Split, self.split)
 
 

@@ -59,8 +59,7 @@ def comparison_document(
         folders: the folders of the evaluations, by their label on the page. If a label has several folders, they are
             seeds of one method.
         found: the problems on which two models or methods differ in their share of right completions.
-        names: the name of the method, by label. A name of None means that each model in the folder is compared by
-            itself.
+        names: for each label, the name of the method; None if each model in the folder is compared by itself.
 
     Raises:
         InvalidInputError: an evaluation cannot be read.

@@ -27,7 +27,7 @@ from antiphase.tasks.suites import asked_entry
 
 
 def render_evaluation(summary: Entry, width: int = WIDTH) -> str:
-    """Write the results of an evaluation as text.
+    """Return the results of an evaluation as one text for the console.
 
     The tables show the accuracies, the signals, and how well scores tell right rollouts from wrong ones. Notes follow.
     """
@@ -97,7 +97,7 @@ def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
 
 
 def _of_some(entry: Entry, problems: int) -> str:
-    """Write the value of a metric as text; a dash if it is None.
+    """Return the value of a metric as text; a dash if it is None.
 
     A metric is a mapping with `value` and `num_problems`. If the value is a mean over fewer than `problems` problems,
     the number of its problems follows in brackets.

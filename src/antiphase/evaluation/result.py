@@ -82,7 +82,7 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | Path, *, tokens: bool = True) -> "Evaluation":
-        """Read a finished evaluation.
+        """Read the result of a finished evaluation from its folder.
 
         Args:
             path: the evaluation's folder.

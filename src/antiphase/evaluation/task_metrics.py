@@ -66,7 +66,10 @@ def passed_at(group: pd.DataFrame, k: int) -> float:
 
 
 def voted_at(group: pd.DataFrame, k: int) -> float:
-    """Compute maj@k of one problem from the rows of its samples. A sample without an answer has no vote."""
+    """Compute maj@k of one problem, the accuracy of a majority vote of k samples, from the rows of its samples.
+
+    A sample without an answer has no vote.
+    """
     answers = [answer if isinstance(answer, str) else None for answer in group.answer]
     return majority_at_k(answers, group.correct.tolist(), k)
 
@@ -132,12 +135,15 @@ def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int], unit: str = "token
         unit: the unit of ι: `type`, `token` or `step`.
 
     Returns:
-        A mapping with three keys. `auroc` holds the AUROC of each score in `SCORES`: ι and its rivals, other numbers
-        of a rollout such as its length. Chance is 0.5, and `num_problems` counts the problems with both right and
-        wrong rollouts. `best_of` holds the `accuracy` for each k and each way to pick one of k rollouts (`random`,
-        `majority`, `oracle` and the scores), and the `gain` over a random pick, paired by problem. For a score, they
-        are over the problems in which a rollout has this score. `rivals` compares ι with every other score; see
-        `compare_with_rivals`.
+        A mapping with three keys:
+
+        * `auroc`: the AUROC of each score in `SCORES`, with its interval. The scores are ι and its rivals, which are
+          other numbers of a rollout such as its length. Chance is 0.5. `num_problems` counts the problems with both
+          right and wrong rollouts.
+        * `best_of`: for each k and each way to pick one of k rollouts (`random`, `majority`, `oracle` and the scores),
+          the `accuracy` of the pick and its `gain` over a random pick, paired by problem. For a score, both are over
+          the problems in which a rollout has this score.
+        * `rivals`: the comparison of ι with every other score; see `compare_with_rivals`.
     """
     drawn = rollouts[~rollouts.greedy]
     if drawn.empty:

@@ -10,7 +10,7 @@ _WIDEST = 240
 
 
 def share_text(entry: Entry | None) -> str:
-    """Write a share with its interval, such as `0.431 [0.380, 0.484]`.
+    """Return a share with its interval as text, such as `0.431 [0.380, 0.484]`.
 
     An entry is a mapping with `value`, `low` and `high`. An entry of None is written as a dash, and an entry whose
     value is None as `undefined`.
@@ -25,7 +25,7 @@ def share_text(entry: Entry | None) -> str:
 
 
 def value_text(entry: Entry | None, digits: int = 3) -> str:
-    """Write the value of an entry, such as `0.431`, without its interval.
+    """Return the value of an entry as text, such as `0.431`, without its interval.
 
     An entry is a mapping with `value`, `low` and `high`. An entry of None is written as a dash, and an entry whose
     value is None as `undefined`.

@@ -146,7 +146,7 @@ def over_tokens(result: Result) -> Result:
 
 
 def describe(*triple: float) -> str:
-    """Write a value and its interval as text, such as `−0.31 [−0.36, −0.25]`.
+    """Return a value and its interval as text, such as `−0.31 [−0.36, −0.25]`.
 
     The text is the value alone if the interval is undefined or missing, and `undefined` if the value is NaN.
     """

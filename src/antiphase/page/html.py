@@ -67,7 +67,7 @@ _TURNING = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]")
 
 
 def json_for_script(value: Any) -> Markup:
-    """Write a value as JSON that can stand in a script element: ASCII without the characters <, > and &."""
+    """Return a value as JSON that can stand in a script element: ASCII without the characters <, > and &."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

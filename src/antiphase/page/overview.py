@@ -82,14 +82,17 @@ def measured_of(lines: Sequence[Line]) -> list[str]:
 
 
 def interval(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """Write the interval of an entry (a mapping with `low` and `high`), such as `[−0.200, −0.100]`; a dash if none."""
+    """Return the interval of an entry as text, such as `[−0.200, −0.100]`; a dash if there is none.
+
+    The entry is a mapping with `low` and `high`.
+    """
     if entry is None or entry.get("low") is None or entry.get("high") is None:
         return "—"
     return f"[{signed(entry['low'], digits)}, {signed(entry['high'], digits)}]"
 
 
 def share(entry: Mapping[str, Any] | None) -> str:
-    """Write a share with its interval, such as `0.612 [0.540, 0.679]`; a dash if the value is unknown.
+    """Return a share with its interval as text, such as `0.612 [0.540, 0.679]`; a dash if the value is unknown.
 
     The entry is a mapping with `value`, `low` and `high`.
     """
@@ -100,7 +103,9 @@ def share(entry: Mapping[str, Any] | None) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a number with `digits` decimals, or in scientific notation if all digits would be 0; a dash for None.
+    """Return a number as text with `digits` decimals; a dash for None.
+
+    If all digits would be 0, scientific notation is used.
 
     >>> number(0.25), number(0.00005)
     ('0.250', '5.00e−05')

@@ -43,7 +43,7 @@ class Blobs:
 
     @property
     def size(self) -> int:
-        """The number of characters of all columns so far."""
+        """The number of characters of all packed columns that were added so far."""
         return sum(map(len, self.texts))
 
     def forget(self, columns: int = 0, words: int = 0) -> None:
@@ -60,7 +60,7 @@ def packed(values: np.ndarray) -> str:
 
 
 def smallest_unsigned(values: np.ndarray) -> np.ndarray:
-    """Store non-negative whole numbers in the narrowest unsigned type.
+    """Return non-negative whole numbers in the narrowest unsigned type that can hold them.
 
     >>> smallest_unsigned(np.array([0, 300])).dtype.name
     'uint16'

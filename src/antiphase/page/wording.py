@@ -27,7 +27,7 @@ NEAR = 0.8
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """Write a number with its sign, such as `+0.123`, with a real minus sign; `undefined` for None.
+    """Return a number as text with its sign, such as `+0.123`; `undefined` for None. The minus sign is a real −.
 
     >>> signed(-0.12345)
     '−0.123'

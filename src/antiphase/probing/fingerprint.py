@@ -167,7 +167,7 @@ class Fingerprint:
 
     @classmethod
     def load(cls, path: str | Path) -> "Fingerprint":
-        """Read a finished run.
+        """Read the result of a finished probe from its folder.
 
         Raises:
             InvalidInputError: the folder is not the folder of a probe, or the run is unfinished (continue it with

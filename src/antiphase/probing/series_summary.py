@@ -74,9 +74,10 @@ def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
 
 
 def _segments(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the name of the segment over which ρ was computed, and the ρ of each segment.
+    """Return which segment of the rollouts ρ was computed over (`segment`), and the ρ of each segment (`segments`).
 
-    Results of older versions are over all tokens.
+    A segment is `thought`, `answer` or `all`. For results of older versions, `segment` is `all` and `segments` is
+    empty.
     """
     return {"segment": result.get("segment", "all"), "segments": result.get("segments", {})}
 
@@ -95,7 +96,7 @@ class CheckpointSeries:
 
     @classmethod
     def load(cls, path: str | Path) -> "CheckpointSeries":
-        """Read a finished probe of checkpoints.
+        """Read the result of a finished probe of checkpoints from its folder.
 
         Raises:
             InvalidInputError: the folder is not the folder of a probe of checkpoints, or the run is unfinished

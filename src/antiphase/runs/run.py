@@ -70,7 +70,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
         """Return all rollouts of one model in batches, encoded by its tokenizer.
 
         Raises:
-            InvalidInputError: the model cannot take a rollout.
+            InvalidInputError: a rollout is too long for the model, or has token ids that the model does not know.
         """
 
     @abstractmethod
@@ -96,7 +96,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
         """Draw the figures of the run, and write them to a folder."""
 
     def write_tables(self, found: Found, folder: Path) -> None:
-        """Write those tables into a folder that can only be made from the whole result."""
+        """Write to a folder the tables that can be made only from the result of the whole run."""
 
     def helpers(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context that is open while the models run, such as a pool of verifying processes."""

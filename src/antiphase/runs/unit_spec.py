@@ -43,7 +43,7 @@ class UnitSpec:
 
     @classmethod
     def of(cls, config: Any) -> "UnitSpec":
-        """Take the options that say what is correlated from a config, and check them.
+        """Return the options that say what is correlated, taken from a config and checked.
 
         Args:
             config: a `RunConfig`, or any object with its fields `unit`, `splitter`, `step_strength`, `segment`,
