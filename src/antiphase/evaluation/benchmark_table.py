@@ -1,4 +1,4 @@
-"""Write the table of several tasks and their average as text, for the console, the page and files.
+"""Turn the table of accuracies on several tasks into text, for the console, the page and files.
 
 The module `benchmark` computes the numbers.
 """

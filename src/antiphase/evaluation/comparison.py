@@ -50,7 +50,7 @@ class Comparison:
     benchmarks: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as a dictionary of plain values."""
+        """Return the comparison as a dictionary of values that JSON can hold."""
         return dict(vars(self))
 
 
@@ -130,7 +130,7 @@ def _metrics(entrant: Entrant) -> list[str]:
 
 
 def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options: Options) -> dict[str, Any]:
-    """Return an entrant's values and its differences from the reference."""
+    """Return an entrant's value of every metric on one task, and its differences from the reference."""
     values, differences = {}, {}
     for metric in _metrics(entrant):
         matrix = entrant.matrix(metric, problems)
@@ -241,7 +241,7 @@ def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Opt
 
 
 def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
-    """Return the accuracy of one evaluated seed, and its values of the numbers in `ACROSS`: ι and the controls.
+    """Return the accuracy of one evaluated seed, its ι, and the controls of ι that `ACROSS` lists.
 
     Undefined numbers are None.
     """

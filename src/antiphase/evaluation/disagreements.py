@@ -54,7 +54,7 @@ class Side:
 class Disagreement:
     """A problem on which two models or methods have different shares of right completions.
 
-    `reference` holds the answers of the entrant with which the other one is compared, and `model` those of the other.
+    `reference` holds the answers of the reference, and `model` the answers of the one that is compared with it.
     """
 
     problem_id: str

@@ -73,7 +73,7 @@ class SeedRun:
 
 @dataclass(frozen=True)
 class Entrant:
-    """A model or method with its seeds, on one task."""
+    """What a comparison compares: a model, or a method with its seeds, on one task."""
 
     name: str
     task: str

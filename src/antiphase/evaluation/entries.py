@@ -191,9 +191,9 @@ def _natural(path: str) -> list[tuple[int, str]]:
 
 
 def _is_folder(path: str) -> bool:
-    """Return whether a path is a folder without a saved model.
+    """Return whether a path is a folder that can only hold an evaluation, because it holds no saved model.
 
-    If such a folder holds no evaluation, the caller refuses it.
+    If the folder holds no evaluation either, the caller refuses it.
     """
     if not os.path.isdir(path):
         return False

@@ -101,7 +101,7 @@ def _check_options(task: Task) -> None:
 
 
 def plan_entry(entry: SuiteEntry, task: Task, config: EvalConfig) -> TaskPlan:
-    """Read or generate the problems of one task, and combine the task's options with those of the evaluation."""
+    """Return the plan of one task: its problems, and its options combined with those of the evaluation."""
     wanted = config.num_problems if config.num_problems is not None else entry.num_problems
     number = None if wanted == "all" else wanted
     template = config.prompt_template or entry.prompt_template or task.prompt_template or "{prompt}"

@@ -68,7 +68,7 @@ class Evaluation:
         return disagreements(entrants_of(None, [self]), options)
 
     def save_figures(self, folder: Path) -> list[Path]:
-        """Draw two figures as PNG and SVG: the accuracies, and how well the scores tell right from wrong rollouts.
+        """Write two figures as PNG and SVG: accuracies, and how well the scores tell right from wrong rollouts.
 
         Returns:
             The files that were written.

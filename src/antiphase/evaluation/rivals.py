@@ -265,9 +265,10 @@ def rivals_note(result: Entry) -> str | None:
 
 
 def shared_notes(task: Entry) -> list[str]:
-    """Return a sentence about Δ ln p for each model or method that was measured on the same rollouts as the reference.
+    """Return a sentence about Δ ln p for each model or method that shares rollouts with the reference.
 
-    Δ ln p is the log-probability of a rollout by the model minus that by the reference.
+    Rollouts are shared if both were measured on them. Δ ln p is the mean log-probability per token by the model minus
+    that by the reference.
     """
     notes = []
     for row in task["entrants"]:

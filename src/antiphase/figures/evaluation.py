@@ -106,7 +106,7 @@ def right_from_wrong(results: Sequence[Result]) -> Figure:
 
 
 def _known(results: Sequence[Result], name: str) -> bool:
-    """Return whether a score has an AUROC in some result."""
+    """Return whether at least one result has an AUROC of this score."""
     return any(_triple(result["inside"]["auroc"].get(name)) is not None for result in results)
 
 

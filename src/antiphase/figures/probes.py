@@ -1,4 +1,4 @@
-"""Draw the figures of a probe: all results in one figure, and a layer map and a rollout for each result."""
+"""Draw the figures of a probe: one of all results, and for each result one by layer and one along a rollout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def model_comparison(results: Sequence[Result]) -> Figure:
 
     1. ρ of entropy and strength over all rollouts together, in the main unit of the result (its headline).
     2. The mean of the ρ of single rollouts, in the same unit.
-    3. The control: ρ over tokens of entropy and ‖∂ ln p_y/∂z‖, which rises with entropy by construction
+    3. The control: the ρ of entropy and ‖∂ ln p_y/∂z‖ over tokens. This norm rises with entropy by construction
        (docs/method.md).
 
     If the results have different headline units, each line names its unit. An undefined value is written as

@@ -98,7 +98,7 @@ def accuracy_by_group(findings: Mapping[str, Any], points: Sequence[Mapping[str,
 
 
 def _trained(findings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the groups of a study's comparison with only their trained methods.
+    """Return the comparison of each group of a study, with only the trained methods.
 
     The models before training, whose differences are large, would only widen the axes.
     """

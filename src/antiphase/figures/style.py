@@ -135,7 +135,7 @@ def headline(result: Result) -> tuple[str, Result]:
 
 
 def over_tokens(result: Result) -> Result:
-    """Return the mapping with ρ over tokens of a result, with its interval.
+    """Return the mapping with the ρ over tokens of a result, its interval and its count.
 
     Its keys are those that the docstring of `headline` lists.
     """

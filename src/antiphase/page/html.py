@@ -53,9 +53,9 @@ def _environment() -> Environment:
 
 
 def plain_text(value: object) -> str:
-    r"""Replace the characters that a page must not hold by �.
+    r"""Return a value as text, with � in place of each character that a page must not hold.
 
-    These are lone surrogates, which UTF-8 cannot encode, and characters that change the reading direction.
+    These characters are lone surrogates, which UTF-8 cannot encode, and characters that change the reading direction.
 
     >>> plain_text("a\u202eb")
     'a�b'

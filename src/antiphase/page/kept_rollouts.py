@@ -1,7 +1,7 @@
-"""Make the subject of a page from the rollouts that a training kept (docs/files.md, `kept_rollouts/`).
+"""Make what a page shows of the rollouts that a training kept (docs/files.md, `kept_rollouts/`).
 
-The subject holds the rollouts of all kept steps. The policy changes from step to step, so the page ranks tokens within
-one step, and shows the rollouts of one step at a time.
+The result is one `Subject` with the rollouts of all optimizer steps at which rollouts were kept. The policy changes
+from step to step, so the page ranks tokens within one step, and shows the rollouts of one step at a time.
 """
 
 from typing import Any

@@ -144,7 +144,10 @@ def evenly(number: int, kept: int) -> np.ndarray:
 
 
 def _main(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
-    """Add the main columns of the kept rollouts to `blobs`, and return the subject's entry in the JSON."""
+    """Add the main columns of the kept rollouts to `blobs`, and return what the JSON holds of this subject.
+
+    The main columns hold tokens, entropies, log-probabilities, strengths and steps.
+    """
     chosen, counts = kept.tokens(subject), kept.counts(subject)
     tokens = subject.tokens.iloc[chosen]
     rollouts = subject.rollouts.iloc[kept.rollouts]
@@ -178,7 +181,10 @@ def _main(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
 
 
 def _steps(steps: Steps, rollouts: np.ndarray, blobs: Blobs) -> dict[str, Any]:
-    """Pack all steps of these rollouts, even if the page holds only the beginning of a rollout."""
+    """Pack all steps of these rollouts into `blobs`, and return the part of the JSON that refers to them.
+
+    All steps of a rollout are packed, even if the page holds only the beginning of the rollout.
+    """
     counts = np.diff(steps.starts)[rollouts]
     chosen = _places(steps.starts[rollouts], counts)
     return {

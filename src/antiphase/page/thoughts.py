@@ -1,4 +1,4 @@
-"""Count the tokens of each rollout's thought, which the page folds away.
+"""Count the tokens of each rollout's thought (as between <think> and </think>), which the page folds away.
 
 If the token table has a column `segment`, which says whether a token belongs to the thought or to the answer, this
 column decides. In an older table, the thought is found in the text.

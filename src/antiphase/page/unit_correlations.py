@@ -67,9 +67,9 @@ _WORDS = ("link", "x", "y", "expected", "verdict")
 
 
 def headline_entry(reading: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the entry with the ρ that is shown first: that over the headline unit (`type`, `token` or `step`).
+    """Return the ρ that is shown first, with its interval and counts: the ρ over the headline unit.
 
-    Old runs have only ρ over tokens. For them, the entry of this ρ is returned.
+    The headline unit is `type`, `token` or `step`. For old runs without units, ρ over tokens is returned.
 
     Args:
         reading: the numbers of one model and estimator, in the form that `reading_of` returns.
@@ -79,7 +79,10 @@ def headline_entry(reading: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _before_units(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry `units` for an old result, which holds ρ over tokens and types under other names."""
+    """Return, for an old result, what newer results hold as `units`: ρ over types and over tokens.
+
+    An old result has these numbers under other names.
+    """
     token = dict(statistics.get("spearman") or NOTHING)
     token |= {"num_items": statistics.get("num_tokens"), "num_undefined": statistics.get("num_undefined")}
     found = {"token": {**token, "within": statistics.get("spearman_within")}}
@@ -99,7 +102,7 @@ def _segments(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _entry(model: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of one unit's entry, after checking that they are numbers."""
+    """Return ρ over one unit with its interval and counts, after checking that all are numbers."""
     where = f"units {name}"
     found: dict[str, Any] = _interval(model, where, entry)
     for key in _COUNTS:

@@ -65,7 +65,7 @@ def verdict_of(rho: Mapping[str, Any]) -> str:
 
 
 def few_prompts(num_prompts: int) -> str:
-    """Return the warning about intervals over fewer than `FEW_PROMPTS` prompts."""
+    """Return the warning that the intervals rest on few prompts (fewer than `FEW_PROMPTS`)."""
     return f"few prompts: {num_prompts}; an interval over fewer than {FEW_PROMPTS} is rough"
 
 

@@ -165,7 +165,7 @@ class _Measuring:
         """Return the entry of a checkpoint in the list `members`. A new checkpoint gets a new entry there.
 
         Raises:
-            InvalidInputError: the folder has an entry for this step with other weights.
+            InvalidInputError: `members` has an entry for the step of this checkpoint, but with other weights.
         """
         weights = saved_digest(checkpoint.name) if checkpoint.revision is None else None
         known: dict[str, Any] | None = next((m for m in members["checkpoints"] if m["step"] == checkpoint.step), None)

@@ -11,7 +11,7 @@ MEMBERS, TRAJECTORY = "checkpoints.json", "trajectory.json"
 
 
 class SeriesFolder(RunFolder):
-    """The folder of a probe of checkpoints."""
+    """The folder of a probe of checkpoints, which holds the list of checkpoints and a run folder for each."""
 
     KIND = SERIES
 

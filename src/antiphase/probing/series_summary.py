@@ -74,17 +74,16 @@ def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
 
 
 def _segments(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return which segment of the rollouts ρ was computed over (`segment`), and the ρ of each segment (`segments`).
+    """Return a mapping: `segment` is the part of a rollout that ρ is about, `segments` holds the ρ of each part.
 
-    A segment is `thought`, `answer` or `all`. For results of older versions, `segment` is `all` and `segments` is
-    empty.
+    `segment` is `thought`, `answer` or `all`. For results of older versions, it is `all`, and `segments` is empty.
     """
     return {"segment": result.get("segment", "all"), "segments": result.get("segments", {})}
 
 
 @dataclass(frozen=True)
 class CheckpointSeries:
-    """The result of `probe_checkpoints`.
+    """The result of `probe_checkpoints`: ρ of entropy and gradient strength for each checkpoint of a training.
 
     Args:
         summary: the content of trajectory.json.

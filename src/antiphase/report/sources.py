@@ -1,4 +1,4 @@
-"""Read the folder of a run as a document, which is the content of a page.
+"""Read the folder of a run as a `Document`, which is the content of a page.
 
 The kind of the run is found from its files. An unfinished run gives a document of the part that is finished.
 """
@@ -38,7 +38,7 @@ class NothingFinishedError(InvalidInputError):
 
 
 def read_run(path: Path, *, label: str | None = None, group: str | None = None) -> Document:
-    """Read a finished or unfinished run from its folder.
+    """Read a finished or unfinished run from its folder, as the content of a page.
 
     Args:
         path: the folder.

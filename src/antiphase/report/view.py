@@ -56,7 +56,10 @@ class Viewer:
         return signature_of([source.path for source in self.sources])
 
     def page(self) -> bytes:
-        """Return the page, made from the files as they are now. If the runs cannot be shown, the page says why."""
+        """Return the HTML of the page, made from the files as they are now.
+
+        If the runs cannot be shown, the page says why.
+        """
         with self._lock:
             version = self.version()
             if self._known is None or self._known[0] != version:

@@ -36,7 +36,7 @@ class Launch:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one process."""
+        """Whether a launcher started more than one process."""
         return self.size > 1
 
     @property

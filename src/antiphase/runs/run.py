@@ -175,7 +175,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
             return found
 
     def _follow(self) -> None:
-        """Run as another process: work on batches of the run that process 0 has begun, until its result is there."""
+        """Run as a process other than 0: work on batches, and wait until process 0 has made the result."""
         begun, out = self.team.wait_for("begun"), self.request.outputs.out
         self._check_same(begun["identity"], self._identity(), "options or packages")
         if not begun["complete"]:
@@ -236,7 +236,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
         return {"sha256": digests, **({"moment": self.moment} if self._reads_clock else {})}
 
     def inspected(self, name: str) -> Any:
-        """Return a model without its weights, and its tokenizer."""
+        """Return (the model without its weights, its tokenizer) for one model of the run."""
         return inspect_model(
             name,
             trust_remote_code=self.config.trust_remote_code,

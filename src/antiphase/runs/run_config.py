@@ -181,7 +181,7 @@ class RunConfig:
             raise InvalidInputError(f"the {what} {twice!r} is named twice.")
 
     def check_counts(self, *names: str) -> None:
-        """Raise InvalidInputError if one of these options is below 1."""
+        """Raise InvalidInputError if one of the options with these names is below 1."""
         for name in names:
             if getattr(self, name) < 1:
                 raise InvalidInputError(f"{name} must be at least 1; got {getattr(self, name)}.")

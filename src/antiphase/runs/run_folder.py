@@ -80,7 +80,8 @@ class RunFolder:
         """Open the folder of an interrupted run with the same options, or make a new folder if the path is free.
 
         Raises:
-            InvalidInputError: the folder holds another kind of run, or other options (the message names them).
+            InvalidInputError: the folder holds another kind of run, or a run with other options (the message names
+                them).
         """
         if is_free(path):
             return cls.create(path, config)
@@ -149,16 +150,16 @@ class RunFolder:
         return read_summary(self.path, self.KIND)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a JSON object. NaN is refused, since JSON has no NaN."""
+        """Write a JSON object to a file in the folder. NaN is refused, since JSON has no NaN."""
         self.write_text(name, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a whole text file."""
+        """Write a text file in the folder. The file gets its name only when it is complete."""
         with self._writing(), self._replacing(self.path / name) as work:
             work.write_text(text, encoding="utf-8")
 
     def write_table(self, kind: Kind, table: pa.Table) -> None:
-        """Write a whole table."""
+        """Write the whole table of a finished run, such as tokens.parquet."""
         with self._writing(), self._replacing(self.path / f"{kind}.parquet") as work:
             pq.write_table(table, work)
 
@@ -167,7 +168,7 @@ class RunFolder:
         return part_path(self.path, model, batch, "rollouts").is_file()
 
     def write_part(self, model: int, batch: int, tables: Mapping[Kind, pa.Table]) -> None:
-        """Write the tables of a finished batch."""
+        """Write the tables of a finished batch to the folder, one file for each table."""
         with self._writing():
             model_folder(self.path, model).mkdir(parents=True, exist_ok=True)
             for kind in KINDS:
@@ -185,7 +186,7 @@ class RunFolder:
         The run may continue meanwhile, so a table that is read later may contain more batches.
 
         Raises:
-            InvalidInputError: a part cannot be read.
+            InvalidInputError: a file of a batch cannot be read.
         """
         parts = whole_parts(self.path, kind)
         if not parts:
@@ -220,7 +221,7 @@ class RunFolder:
         return self.read_frame("tokens"), self.read_frame("rollouts")
 
     def read_frame(self, kind: Kind) -> pd.DataFrame:
-        """Read one whole table.
+        """Read one whole table of a finished run, such as tokens.parquet.
 
         Raises:
             InvalidInputError: the table cannot be read.

@@ -38,7 +38,10 @@ _RUNS = itertools.count(1)
 
 
 class Alone:
-    """The team of a run that one process does alone."""
+    """The team of a run that one process does alone.
+
+    It has the methods of `Team`, so that a run needs no other code for a single process.
+    """
 
     launch = Launch()
 

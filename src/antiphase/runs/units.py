@@ -74,7 +74,7 @@ def codes(series: "pd.Series[Any]") -> Int[Tensor, "row"]:
 
 
 def interval_of(entry: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return a mapping with only the keys `value`, `low` and `high` of an entry, which has more keys."""
+    """Return the keys `value`, `low` and `high` of an entry, without its other keys."""
     return {key: entry[key] for key in ("value", "low", "high")}
 
 
