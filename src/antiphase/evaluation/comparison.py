@@ -183,7 +183,7 @@ def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[En
 
 
 def _mean_auroc(entrant: Entrant) -> float | None:
-    """Return the mean over seeds of the AUROC of ι; None if no seed has one.
+    """Return the mean over seeds of the AUROC of the inversion ι; None if no seed has one.
 
     The AUROC says how well ι tells right from wrong rollouts.
     """
@@ -241,7 +241,7 @@ def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Opt
 
 
 def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
-    """Return the accuracy of one evaluated seed, its ι, and the controls of ι that `ACROSS` lists.
+    """Return the accuracy of one evaluated seed, its inversion ι, and the controls of ι that `ACROSS` lists.
 
     Undefined numbers are None.
     """
@@ -274,7 +274,7 @@ def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
 
 
 def entrant_accuracy(run: SeedRun) -> float:
-    """Return the accuracy of a run: the mean over problems of the share of right samples."""
+    """Return the accuracy of one evaluated seed: the mean over problems of the share of right samples."""
     alone = Entrant("", "", (run,))
     return float(alone.matrix("accuracy", alone.problems).mean())
 
@@ -282,7 +282,7 @@ def entrant_accuracy(run: SeedRun) -> float:
 def associations(
     points: Sequence[Mapping[str, Any]], clusters: Sequence[str] | None, options: Options
 ) -> dict[str, Any]:
-    """Compute the rank correlation of accuracy with each number that `ACROSS` lists (ι and its controls).
+    """Compute the rank correlation of accuracy with the inversion ι, and with each control that `ACROSS` lists.
 
     Args:
         points: what `point_of` returned for each run. The correlation is over these runs.

@@ -91,7 +91,7 @@ def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
 
 
 def across_rows(across: Mapping[str, Any]) -> list[list[str]]:
-    """Return a table row for ι and for each control, with the rank correlation of this number with accuracy.
+    """Return a table row for the inversion ι and for each control, with its rank correlation with accuracy.
 
     Args:
         across: what `associations` returned: the correlation of each number, by the name of the number.
@@ -221,7 +221,8 @@ def latex_text(text: str) -> str:
 def comparison_latex(comparison: Comparison) -> str:
     """Return a comparison as LaTeX text: a `tabular` for each task, then one for the averages over tasks.
 
-    The tables need the package booktabs. They have the columns method, seeds, accuracy, difference, verdict and ρ.
+    The tables need the package booktabs. They have the columns method, seeds, accuracy, difference, verdict and the
+    correlation ρ.
     """
     columns = (0, 1, 2, 3, 6, 10)
     parts = []

@@ -1,8 +1,8 @@
 """Compare two models or methods problem by problem: which problems does one of them solve more often than the other?
 
-An entrant is a model, or a method with its seeds. Two entrants are compared on the problems that both answered. The
-share of a problem is the share of its samples that are right, over all seeds. If nothing was sampled, the greedy
-completions count. The result also says how many problems would differ by chance alone.
+An entrant is a model, or a method with its seeds. Two entrants are compared on the problems that both answered. For
+each of the two, the share of a problem is the share of its samples that are right, over all seeds. If nothing was
+sampled, the greedy completions count. The result also says how many problems would differ by chance alone.
 """
 
 import csv

@@ -62,12 +62,18 @@ class SeedRun:
 
     @property
     def unit(self) -> str:
-        """The unit of ι: `type`, `token` or `step`. It is the headline unit, whose ρ the evaluation shows first."""
+        """The unit of the inversion ι = −ρ: `type`, `token` or `step`.
+
+        It is the headline unit, whose ρ the evaluation shows first.
+        """
         return headline_of(self.result.get("signals", {}))
 
     @property
     def segment(self) -> str:
-        """The tokens over which ι is measured: `all`, `thought` or `answer`. It is `all` in older evaluations."""
+        """The tokens over which the inversion ι is measured: `all`, `thought` or `answer`.
+
+        It is `all` in older evaluations.
+        """
         return str(self.result.get("signals", {}).get("segment", "all"))
 
 

@@ -45,7 +45,7 @@ class EvalConfig(RunConfig):
             suite, it is 1024.
         timeout: the seconds that one verification may take. If it takes longer, the completion counts as wrong.
         by_projection: whether tokens.parquet keeps the strength of every layer and projection (four columns for a
-            layer), and the summary keeps the ρ of each layer and projection.
+            layer), and the summary keeps the correlation ρ of each layer and projection.
     """
 
     tasks: tuple[str, ...] = ()
@@ -166,7 +166,10 @@ class EvalConfig(RunConfig):
 
 
 def num_samples(entry: SuiteEntry) -> int:
-    """Return the number of samples of an entry that `EvalConfig.entries` returned."""
+    """Return how many completions of each problem of a task are sampled.
+
+    `entry` is a task with its options, which `EvalConfig.entries` returned.
+    """
     return cast(int, entry.samples)
 
 

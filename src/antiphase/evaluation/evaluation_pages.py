@@ -40,7 +40,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 def rivals_tables(comparison: Comparison) -> list[Table]:
     """Return a table for each task and entrant (model or method) that compares ι with its rivals.
 
-    The rivals of ι are other scores of a rollout, such as its length.
+    ι = −ρ is the inversion of a rollout. Its rivals are other scores of a rollout, such as its length.
     """
     tasks = comparison.tasks.items()
     return [table for name, task in tasks for table in comparison_rivals(name, task["entrants"])]

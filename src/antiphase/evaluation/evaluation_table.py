@@ -111,7 +111,7 @@ def _of_some(entry: Entry, problems: int) -> str:
 def _units(results: Sequence[Entry]) -> list[str]:
     """Return the units (`type`, `token`, `step`) in the order in which the tables show them.
 
-    The first is the headline unit, whose ρ is shown first.
+    The first is the headline unit, whose correlation ρ is shown first.
     """
     first = headline_of(results[0]["signals"])
     return [first, *(unit for unit in ("type", "token", "step") if unit != first)]
@@ -150,7 +150,7 @@ def _signals(results: Sequence[Entry]) -> Any:
 def _counts(results: Sequence[Entry]) -> Any:
     """Make the table of counts: how many rollouts have no ρ of their own, and over how many items ρ is computed.
 
-    Both counts are given for each unit (type, token, step).
+    ρ is the correlation of entropy and strength. Both counts are given for each unit (type, token, step).
     """
     order, counts = _units(results), ("num_undefined", "num_items")
 

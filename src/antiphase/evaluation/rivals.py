@@ -158,17 +158,17 @@ def _difference(left: np.ndarray, right: np.ndarray) -> dict[str, Any]:
 
 
 def adds(entry: Entry) -> bool:
-    """Return whether ι tells more about correctness than a score alone: whether the interval of `beside` is above 0.
+    """Return whether the inversion ι tells something about correctness that another score does not tell.
 
-    `beside` is the correlation of ι with correctness with the score held fixed. It must also come from enough
-    problems. The entry is one of those that `compare_with_rivals` returns.
+    It does if the interval of `beside` lies above 0 and rests on enough problems. `beside` is the correlation of ι
+    with correctness, with the other score held fixed. The entry is one of those that `compare_with_rivals` returns.
     """
     beside = entry["beside"]
     return beside["low"] is not None and beside["low"] > 0 and beside["num_problems"] >= MIN_PROMPTS
 
 
 def rival_rows(rivals: Mapping[str, Entry], gains: Mapping[str, Entry]) -> list[list[str]]:
-    """Return the rows of the table that compares ι with its rivals (other scores of a rollout).
+    """Return the rows of the table that compares the inversion ι with its rivals (other scores of a rollout).
 
     `HEADER` names the columns.
 
@@ -200,9 +200,10 @@ def rival_rows(rivals: Mapping[str, Entry], gains: Mapping[str, Entry]) -> list[
 
 
 def evaluation_rivals(results: Sequence[Entry], names: Mapping[str, str]) -> list[Table]:
-    """Return a table for each result of an evaluation. The table compares ι with its rivals.
+    """Return a table for each result of an evaluation that compares ι with its rivals.
 
-    A result gets no table if none of its problems has both right and wrong rollouts.
+    ι = −ρ is the inversion of a rollout, and its rivals are other scores, such as the length. A result gets no table
+    if none of its problems has both right and wrong rollouts.
 
     Args:
         results: the entries of `results` in the summary.
@@ -222,13 +223,14 @@ def evaluation_rivals(results: Sequence[Entry], names: Mapping[str, str]) -> lis
 
 
 def comparison_rivals(task: str, entrants: Sequence[Entry]) -> list[Table]:
-    """Return a table for each entrant of a comparison. The table compares ι with its rivals on one task.
+    """Return a table for each entrant of a comparison that compares ι with its rivals on one task.
 
-    An entrant is a model or a method. It gets no table if none of its problems has both right and wrong rollouts.
+    ι = −ρ is the inversion of a rollout, and its rivals are other scores, such as the length. An entrant is a model or
+    a method. It gets no table if none of its problems has both right and wrong rollouts.
 
     Args:
         task: the name of the task.
-        entrants: the entries of the entrants for this task.
+        entrants: what the comparison holds of each entrant on this task (see `Comparison.tasks`).
     """
     tables = []
     for row in entrants:
@@ -242,7 +244,7 @@ def comparison_rivals(task: str, entrants: Sequence[Entry]) -> list[Table]:
 
 
 def _has_rows(rivals: Mapping[str, Entry]) -> bool:
-    """Return whether a table of ι and its rivals has something to show.
+    """Return whether a table of the inversion ι and its rivals (other scores) has something to show.
 
     The answer is True if some problem has both right and wrong rollouts. The entries of earlier versions of antiphase
     lack some numbers of the table. For them, the answer is False.
@@ -251,7 +253,10 @@ def _has_rows(rivals: Mapping[str, Entry]) -> bool:
 
 
 def rivals_note(result: Entry) -> str | None:
-    """Return a sentence that names the scores to which ι adds something; None if nothing could be compared."""
+    """Return a sentence that names the scores to which the inversion ι adds something.
+
+    The result is None if nothing could be compared.
+    """
     rivals = {name: entry for name, entry in result["inside"].get("rivals", {}).items() if name != "inversion"}
     if not rivals or all(entry["beside"]["value"] is None for entry in rivals.values()):
         return None

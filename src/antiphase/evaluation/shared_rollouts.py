@@ -1,9 +1,9 @@
 """Compare ι with the other scores of an entrant's rollouts in a comparison, among them Δ ln p.
 
-An entrant is a model, or a method with its seeds. Two entrants can be measured on the same rollouts
-(`antiphase eval --rollouts`). They then have the same right and wrong rollouts, and only their signals differ. If an
-entrant and the reference of the comparison share rollouts in this way, each rollout also has the score Δ ln p: the
-mean over its tokens of ln p by the entrant minus ln p by the reference (arXiv 2603.22117).
+ι = −ρ is the inversion of a rollout. An entrant is a model, or a method with its seeds. Two entrants can be measured
+on the same rollouts (`antiphase eval --rollouts`). They then have the same right and wrong rollouts, and only their
+signals differ. If an entrant and the reference of the comparison share rollouts in this way, each rollout also has the
+score Δ ln p: the mean over its tokens of ln p by the entrant minus ln p by the reference (arXiv 2603.22117).
 """
 
 from collections import Counter
@@ -55,6 +55,8 @@ def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
 
 def add_rivals(comparison: Comparison, entrants: Sequence[Entrant]) -> None:
     """Compare ι with its rivals for every entrant (model or method), and add the results to the comparison.
+
+    ι = −ρ is the inversion of a rollout, and its rivals are other scores, such as the length.
 
     Args:
         comparison: the comparison. Each row of an entrant gets `rivals`, which `rivals_of` returns, and
@@ -113,7 +115,7 @@ def _has_signals(entrant: Entrant) -> bool:
 
 
 def rivals_of(entrant: Entrant, delta: np.ndarray | None = None) -> dict[str, Any]:
-    """Compare ι with every other score (its rivals) on the sampled rollouts of an entrant, over all of its seeds.
+    """Compare the inversion ι with every other score on the sampled rollouts of an entrant, over all of its seeds.
 
     Args:
         entrant: a model, or a method with its seeds.

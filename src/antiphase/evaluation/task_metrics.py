@@ -137,9 +137,9 @@ def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int], unit: str = "token
     Returns:
         A mapping with three keys:
 
-        * `auroc`: the AUROC of each score in `SCORES`, with its interval. The scores are ι and its rivals, which are
-          other numbers of a rollout such as its length. Chance is 0.5. `num_problems` counts the problems with both
-          right and wrong rollouts.
+        * `auroc`: the AUROC of each score in `SCORES`, with its interval. The scores are the inversion ι and its
+          rivals, which are other numbers of a rollout such as its length. Chance is 0.5. `num_problems` counts the
+          problems with both right and wrong rollouts.
         * `best_of`: for each k and each way to pick one of k rollouts (`random`, `majority`, `oracle` and the scores),
           the `accuracy` of the pick and its `gain` over a random pick, paired by problem. For a score, both are over
           the problems in which a rollout has this score.

@@ -68,7 +68,7 @@ def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
 
 
 def _said(unit: str, entry: Result) -> str:
-    """Return a line of text that gives ρ over one unit, for the title of a panel."""
+    """Return a line of text that gives the correlation ρ over one unit, for the title of a panel."""
     said = describe(*statistic(entry))
     return f"ρ by {unit} {'' if said == 'undefined' else '= '}{said}, n = {grouped(entry['num_items'])}"
 

@@ -89,7 +89,7 @@ def model_comparison(results: Sequence[Result]) -> Figure:
 
 
 def layer_maps(results: Sequence[Result]) -> dict[str, Figure]:
-    """Draw a heat map of ρ by layer and projection for each result that has more than one of these.
+    """Draw a heat map of the correlation ρ by layer and projection for each result with more than one of these.
 
     The keys of the result are the names of the figures, `layer_map_<slug>`, where the slug names model and estimator.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Draw ρ (blue) and accuracy (orange) at every stage of a training, in one panel for each group.
+    """Draw the correlation ρ (blue) and accuracy (orange) at every stage of a training, a panel for each group.
 
     A stage is a checkpoint along the making of a model; the study evaluates it but does not train it. A group is one
     model and setting. Each seed is a thin line, and the mean over seeds is a thick line.

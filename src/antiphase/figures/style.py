@@ -124,10 +124,10 @@ def statistic(entry: Result | None) -> list[float]:
 
 
 def headline(result: Result) -> tuple[str, Result]:
-    """Return the main unit of a result (`type`, `token` or `step`), and the mapping with ρ over this unit.
+    """Return the main unit of a result (`type`, `token` or `step`), and the correlation ρ over this unit.
 
-    The mapping has `value`, `low` and `high` of ρ over all rollouts, `within` (the mean of ρ within each rollout) and
-    `num_items`. A result that names no units is old, and its unit is `token`.
+    ρ comes as a mapping. It has `value`, `low` and `high` of ρ over all rollouts, `within` (the mean of ρ within each
+    rollout) and `num_items`. A result that names no units is old, and its unit is `token`.
     """
     if result.get("units"):
         return result["headline"], result["units"][result["headline"]]
@@ -135,7 +135,7 @@ def headline(result: Result) -> tuple[str, Result]:
 
 
 def over_tokens(result: Result) -> Result:
-    """Return the mapping with the ρ over tokens of a result, its interval and its count.
+    """Return the correlation ρ over tokens of a result, as a mapping with its interval and its count.
 
     Its keys are those that the docstring of `headline` lists.
     """

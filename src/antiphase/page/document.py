@@ -185,7 +185,10 @@ class Document:
 
     @property
     def tables_heading(self) -> str:
-        """The heading of the section with the tables: `Comparison`, `Beside ι` or `Tables`."""
+        """The heading of the section with the tables: `Comparison`, `Beside ι` or `Tables`.
+
+        It depends on what the tables are about. ι is the inversion.
+        """
         if any(run.kind == "compare" for run in self.runs):
             return "Comparison"
         return "Beside ι" if all(table.beside for table in self.tables) else "Tables"

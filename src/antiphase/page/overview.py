@@ -17,8 +17,8 @@ class Line:
     Args:
         label: the name of the model or checkpoint.
         reading: the numbers of the model and estimator, in the form that `reading_of` returns.
-        verdict: words that say whether ρ is inverted, such as `not inverted`. They are about ρ over the headline unit,
-            the unit that is shown first.
+        verdict: words that say whether the correlation ρ is inverted (negative), such as `not inverted`. They are
+            about ρ over the headline unit, the unit that is shown first.
         warnings: reasons to trust the numbers less.
         unfinished: whether the run is still going on or was interrupted.
     """

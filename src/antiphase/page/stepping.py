@@ -25,7 +25,7 @@ def steps_of(
 
     Raises:
         InvalidInputError: the steps of an estimator are missing, or they do not cover their rollouts from the first
-            token to the last. Only a rollout without any steps is allowed, because a run may have begun before steps
+            token to the last. A rollout without any steps raises no error, because a run may have begun before steps
             were measured.
     """
     place = table.rollout_id.map(order)

@@ -67,7 +67,7 @@ _WORDS = ("link", "x", "y", "expected", "verdict")
 
 
 def headline_entry(reading: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the ρ that is shown first, with its interval and counts: the ρ over the headline unit.
+    """Return the correlation ρ that is shown first (over the headline unit), with its interval and counts.
 
     The headline unit is `type`, `token` or `step`. For old runs without units, ρ over tokens is returned.
 
@@ -79,7 +79,7 @@ def headline_entry(reading: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _before_units(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return, for an old result, what newer results hold as `units`: ρ over types and over tokens.
+    """Return, for an old result, what newer results hold as `units`: the correlation ρ over types and tokens.
 
     An old result has these numbers under other names.
     """
@@ -93,7 +93,7 @@ def _before_units(statistics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _segments(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ρ over each unit of the thought and of the answer."""
+    """Return the correlation ρ of the thought and that of the answer, over each unit."""
     return {
         part: {name: _entry(model, name, entry["units"][name]) for name in ORDER if entry["units"].get(name)}
         for part, entry in given.items()
@@ -102,7 +102,7 @@ def _segments(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _entry(model: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ρ over one unit with its interval and counts, after checking that all are numbers."""
+    """Return the correlation ρ over one unit, its interval and counts, after checking that all are numbers."""
     where = f"units {name}"
     found: dict[str, Any] = _interval(model, where, entry)
     for key in _COUNTS:
@@ -123,7 +123,7 @@ def _entry(model: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _interval(model: Any, where: str, entry: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return `value`, `low` and `high` of an entry, after checking that they are numbers or None."""
+    """Return only `value`, `low` and `high` of a mapping, after checking that they are numbers or None."""
     found = {end: entry.get(end) for end in ENDS}
     for value in found.values():
         if not isinstance(value, int | float | None):

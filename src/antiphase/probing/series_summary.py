@@ -83,7 +83,7 @@ def _segments(result: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CheckpointSeries:
-    """The result of `probe_checkpoints`: ρ of entropy and gradient strength for each checkpoint of a training.
+    """The result of `probe_checkpoints`: the correlation of entropy and strength for each checkpoint of a training.
 
     Args:
         summary: the content of trajectory.json.
@@ -140,7 +140,7 @@ class CheckpointSeries:
         return frame.astype(dict.fromkeys(numbers, "float64"))
 
     def plot(self, *, references: bool = True) -> "Figure":
-        """Draw ρ and its interval against the training step, with a panel for each unit.
+        """Draw the correlation ρ and its interval against the training step, with a panel for each unit.
 
         Args:
             references: whether the published curves are drawn too.

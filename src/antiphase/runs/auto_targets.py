@@ -32,7 +32,7 @@ def auto_names(estimators: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_auto(estimators: Sequence[str], seconds: float | None) -> None:
-    """Check the estimators NAME:auto and their time limit in seconds.
+    """Check the estimators that a user gave as NAME:auto, and their time limit in seconds.
 
     Raises:
         InvalidInputError: the limit is not a positive number, or it is given and no estimator uses it; or an estimator
@@ -71,7 +71,7 @@ def planned(specs: Sequence[SignalSpec], numbers: Mapping[str, int]) -> tuple[Si
 def planned_of(facts: Mapping[str, Any], spec: SignalSpec) -> int | None:
     """Return how many tokens of each rollout an estimator measured; None means all.
 
-    The number is the planned one for an estimator NAME:auto.
+    For an estimator that a user gave as NAME:auto, this is the planned number.
 
     Args:
         facts: the facts about the model that was measured, with the planned numbers; see `model_facts`.

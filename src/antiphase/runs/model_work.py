@@ -74,7 +74,8 @@ class ModelWork(ABC):
     def specs(self) -> tuple[SignalSpec, ...]:
         """Return a `SignalSpec` (what is measured, and how) for each estimator.
 
-        For NAME:auto, it has the number of tokens that was planned for the present model.
+        For an estimator that is given as NAME:auto, it has the number of tokens that was planned for the present
+        model.
         """
         return planned(self.config.specs(), self.planned)
 
@@ -163,7 +164,7 @@ class ModelWork(ABC):
         facts: Mapping[str, Any],
         bar: Progress,
     ) -> None:
-        """Find how many tokens of each rollout the estimators NAME:auto measure.
+        """Find how many tokens of each rollout the estimators measure that a user gave as NAME:auto.
 
         One process finds the numbers, and the others use the same numbers.
         """

@@ -84,7 +84,7 @@ def rollout_score(rollouts: pd.DataFrame, name: str, unit: str = "token") -> np.
     Args:
         rollouts: rows of rollouts.parquet.
         name: a key of `SCORES`.
-        unit: the unit of ι: `type`, `token` or `step`.
+        unit: the unit over which ι, the inversion, is computed: `type`, `token` or `step`.
     """
     rival = SCORES[name]
     held = rival.column or spearman_column(rollouts, unit)

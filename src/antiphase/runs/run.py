@@ -75,7 +75,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
 
     @abstractmethod
     def results(self, frames: Frames, models: dict[str, dict[str, Any]], bar: Progress) -> dict[str, Any]:
-        """Return the keys of the summary that are particular to this kind of run (a probe or an evaluation).
+        """Return the part of the summary that only this kind of run (a probe or an evaluation) has.
 
         Args:
             frames: the tables of the run.

@@ -211,8 +211,9 @@ class RunConfig:
 def signal_specs(config: RunConfig, temperature: float = 1.0) -> tuple[SignalSpec, ...]:
     """Return one `SignalSpec` (what is measured, and how) for each estimator of a run.
 
-    The number of tokens of NAME:auto is not known before the run has measured a rollout. It is 1 here;
-    `auto_targets.planned` puts the planned number in its place.
+    An estimator that is given as NAME:auto measures as many tokens of each rollout as the time allows. This number is
+    not known before the run has measured a rollout. So the spec has the number 1, and `auto_targets.planned` replaces
+    it.
 
     Args:
         config: the options of the run.

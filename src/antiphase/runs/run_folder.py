@@ -247,7 +247,7 @@ class RunFolder:
         return self.read_frame("alternatives") if (self.path / "alternatives.parquet").is_file() else None
 
     def write_model(self, model: int, facts: Mapping[str, Any]) -> None:
-        """Write the facts about a loaded model to its model.json.
+        """Write the facts about a loaded model, such as its dtype and layers, to its model.json.
 
         Raises:
             InvalidInputError: the finished batches were measured on another model.
@@ -272,9 +272,9 @@ class RunFolder:
         self.write_json(f"parts/model-{model:03d}/model.json", facts)
 
     def planned_targets(self, model: int) -> dict[str, int]:
-        """Return, for each estimator NAME:auto, the planned number of measured tokens per rollout of a model.
+        """Return, by estimator, the planned number of tokens that are measured of each rollout of a model.
 
-        The mapping is empty if nothing was planned.
+        A number is planned for the estimators that a user gave as NAME:auto. The mapping is empty if there are none.
         """
         there = (model_folder(self.path, model) / "model.json").is_file()
         return dict(self.read_model(model).get(PLANNED, {})) if there else {}

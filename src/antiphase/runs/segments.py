@@ -21,7 +21,7 @@ _OF_TOKENS = ("entropy", "logprob", "strength", "strength_by_projection", "logpr
 
 
 def part_column(unit: str, part: Part) -> str:
-    """Return the name of the column of rollouts.parquet that holds ρ for one segment, over one unit (such as types).
+    """Return the name of the column of rollouts.parquet that holds the correlation ρ of one segment over one unit.
 
     >>> part_column("type", "thought")
     'spearman_type_thought'

@@ -107,7 +107,7 @@ def _chain(
 
 
 def _cell(entropy_ranks: Tensor, strength: Tensor, min_tokens: int) -> float | None:
-    """Compute the ρ of one layer and projection; None if it is undefined.
+    """Compute the correlation ρ of entropy and the strength in one layer and projection; None if it is undefined.
 
     Args:
         entropy_ranks: the ranks of the entropies of all tokens.

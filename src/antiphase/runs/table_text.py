@@ -64,7 +64,7 @@ def _printed(parts: Sequence[Any], width: int) -> list[str]:
 
 
 def shown_parts(results: Sequence[Mapping[str, Any]]) -> list[Part]:
-    """Return the segments (thought, answer) whose ρ a table shows in a column of its own.
+    """Return the segments (thought, answer) whose correlation ρ a table shows in a column of its own.
 
     The list is empty if no rollout has a thought.
     """
@@ -72,7 +72,7 @@ def shown_parts(results: Sequence[Mapping[str, Any]]) -> list[Part]:
 
 
 def of_part(result: Mapping[str, Any], part: Part, unit: str) -> str:
-    """Return the ρ of one segment (thought or answer) as text; a dash if the result does not contain it.
+    """Return the correlation ρ of one segment (thought or answer) as text; a dash if the result lacks it.
 
     `unit` is the unit over which ρ is computed: `type`, `token` or `step`.
     """
@@ -81,7 +81,7 @@ def of_part(result: Mapping[str, Any], part: Part, unit: str) -> str:
 
 
 def parts_note(result: Mapping[str, Any], unit: str) -> str | None:
-    """Return a note with the ρ of the thought and that of the answer; None if no rollout has a thought.
+    """Return a note with the correlation ρ of thoughts and that of answers; None if no rollout has a thought.
 
     The note also gives the interval and the number of tokens of each ρ.
     """
@@ -142,10 +142,10 @@ def server_note(result: Mapping[str, Any]) -> str | None:
 
 
 def subsampling_note(result: Mapping[str, Any]) -> str | None:
-    """Return a note with the standard error of ρ that comes from the draw of the measured tokens.
+    """Return a note on the error of ρ that arises because only some tokens, drawn at random, were measured.
 
-    It is None if all tokens were measured, or if the error is unknown. If the first unit is `step`, the note gives the
-    error of ρ by token.
+    ρ is the correlation of entropy and strength, and the note gives its standard error. The note is None if all tokens
+    were measured, or if the error is unknown. If the first unit is `step`, it is the error of the ρ over tokens.
     """
     units, targets = by_unit(result), result.get("targets_per_rollout")
     unit = "token" if result.get("headline") == "step" else result.get("headline", "token")
@@ -159,7 +159,10 @@ def subsampling_note(result: Mapping[str, Any]) -> str | None:
 
 
 def undefined_note(result: Mapping[str, Any]) -> str | None:
-    """Return a note that says, for each unit, how many rollouts have no ρ of their own; None if all have one."""
+    """Return a note that says how many rollouts have no correlation ρ of their own; None if all have one.
+
+    The number is given for each unit (type, token, step).
+    """
     units = {unit: entry["num_undefined"] for unit, entry in by_unit(result).items() if entry["num_undefined"]}
     if not units:
         return None

@@ -65,7 +65,7 @@ def plan(
 
 
 def plans(loaded: LoadedModel, items: Sequence[Item], num_rollouts: int, config: RunConfig) -> dict[str, int]:
-    """Return, for each estimator NAME:auto of a run, how many tokens of each rollout it will measure.
+    """Return how many tokens of each rollout the estimators will measure that a user gave as NAME:auto.
 
     The key is NAME. The number is the greatest that fits into the time limit; `plan` explains the arguments.
     """

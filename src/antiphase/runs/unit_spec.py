@@ -62,5 +62,5 @@ class UnitSpec:
         return cls(config.unit, splitter, config.min_tokens, config.min_steps, config.segment, tags)
 
     def least(self, unit: Unit) -> int:
-        """Return the least number of items of a unit that a correlation needs."""
+        """Return how many items of a unit (tokens, types or steps) a correlation needs at least."""
         return self.min_steps if unit == "step" else self.min_tokens

@@ -74,7 +74,7 @@ def codes(series: "pd.Series[Any]") -> Int[Tensor, "row"]:
 
 
 def interval_of(entry: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the keys `value`, `low` and `high` of an entry, without its other keys."""
+    """Return a copy of the mapping `entry` with only its keys `value`, `low` and `high`."""
     return {key: entry[key] for key in ("value", "low", "high")}
 
 
@@ -171,7 +171,7 @@ def _beside_steps(tokens: pd.DataFrame, steps: pd.DataFrame, units: UnitSpec, **
 
 
 def headline_of(result: Mapping[str, Any]) -> Unit:
-    """Return the headline unit of a result, which is the unit of the ρ that is shown first.
+    """Return the headline unit of a result: the unit of the correlation ρ that is shown first.
 
     It is `token` for a run that was made before antiphase had other units.
     """
@@ -179,15 +179,15 @@ def headline_of(result: Mapping[str, Any]) -> Unit:
 
 
 def headline_entry(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the ρ that is shown first (over the headline unit), with its interval and counts, as a mapping.
+    """Return the correlation ρ that is shown first, with its interval and counts, as a mapping.
 
-    The result is None if no signals were measured.
+    It is the ρ over the headline unit. The result is None if no signals were measured.
     """
     return by_unit(result)[headline_of(result)] if "spearman" in result else None
 
 
 def spearman_column(rollouts: pd.DataFrame, unit: str) -> str:
-    """Return the name of the column of rollouts.parquet that holds ρ over a unit.
+    """Return the name of the column of rollouts.parquet that holds the correlation ρ over a unit.
 
     For an old run, which has only ρ over tokens, it is always the column `spearman`.
     """
@@ -196,7 +196,7 @@ def spearman_column(rollouts: pd.DataFrame, unit: str) -> str:
 
 
 def by_unit(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return, for each unit (type, token, step), the mapping with ρ, its interval and counts.
+    """Return, for each unit (type, token, step), a mapping with the correlation ρ, its interval and counts.
 
     An old run, without the key `units`, has only `token` and `type`.
     """
