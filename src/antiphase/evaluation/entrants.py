@@ -72,7 +72,7 @@ class SeedRun:
     def segment(self) -> str:
         """The tokens over which the inversion ι is measured: `all`, `thought` or `answer`.
 
-        It is `all` in older evaluations.
+        For older evaluations, it is `all`.
         """
         return str(self.result.get("signals", {}).get("segment", "all"))
 

@@ -76,7 +76,7 @@ def _columns(metrics: Entry, ks: Sequence[int] | None) -> tuple[str, ...]:
 
 
 def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
-    """Make the table of accuracies of results that have the same columns. `names` are the names of the columns."""
+    """Make one table with the accuracies of some results. `names` are the names of the metrics in its columns."""
     average, others = names[:1], names[1:]
     two = TWO_SCORES if any(differ_from_accuracy(result["metrics"]) for result in results) else ()
     heads = [*(f"{name} [95 %]" for name in average), "greedy [95 %]", *two, *others, "cut", "form"]

@@ -36,7 +36,11 @@ def value_text(entry: Entry | None, digits: int = 3) -> str:
 
 
 def new_table(columns: Sequence[str], left: int = 1) -> Any:
-    """Make an empty table of the package rich with these columns. The first `left` columns are text, not numbers."""
+    """Make an empty table of the package rich with these columns.
+
+    The first `left` columns hold text and are aligned to the left. The others hold numbers and are aligned to the
+    right.
+    """
     from rich import box
     from rich.table import Table
 

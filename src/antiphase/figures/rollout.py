@@ -93,7 +93,10 @@ def _wrap(texts: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _draw_ranks(axes: Axes, position: np.ndarray, ranks: np.ndarray) -> None:
-    """Draw the percentile ranks of entropy and strength by position. From 100 tokens on, they are running means."""
+    """Draw the percentile ranks of entropy and strength by position.
+
+    Dots show the ranks, and a line joins them. With 100 measured tokens or more, the line shows running means.
+    """
     known = np.isfinite(ranks[:, 0])
     window = np.ones(1 + 2 * (int(known.sum()) // 100))
     mean = f" (mean of {len(window)})" if len(window) > 1 else ""

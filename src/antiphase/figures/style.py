@@ -38,7 +38,7 @@ _STYLE: Any = {
 
 @contextmanager
 def styled() -> Iterator[Any]:
-    """Set rcParams to matplotlib's defaults with this style, yield matplotlib, and restore the caller's rcParams."""
+    """Yield matplotlib with the project's style. After the `with` block, the caller's rcParams are restored."""
     try:
         import matplotlib.figure
     except ImportError as error:
@@ -51,7 +51,7 @@ def styled() -> Iterator[Any]:
 
 @contextmanager
 def canvas(width: float, height: float, layout: str | None = "constrained") -> Iterator[tuple[Any, Figure]]:
-    """Yield matplotlib and an empty figure of this size in inches. The block draws the figure."""
+    """Yield matplotlib and an empty figure of this size in inches. The `with` block draws the figure."""
     with styled() as mpl:
         figure = mpl.figure.Figure(figsize=(width, height), layout=layout)
         yield mpl, figure

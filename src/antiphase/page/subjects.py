@@ -254,7 +254,10 @@ def _spaced(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.ndarray) ->
 def _alternatives(
     frame: pd.DataFrame | None, tokens: pd.DataFrame, order: "pd.Series[int]"
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the texts and the log-probabilities of the alternatives, `[token, rank]`; None if there are none."""
+    """Return the texts and the log-probabilities of the most likely tokens at each position, `[token, rank]` each.
+
+    The result is None if they were not stored.
+    """
     if frame is None or frame.empty or tokens.empty:
         return None
     places = pd.MultiIndex.from_frame(tokens[["rollout", "position"]].astype("int64"))

@@ -222,7 +222,7 @@ class CheckpointSeries:
         return rows
 
     def _order(self) -> list[Unit]:
-        """Return the units (`type`, `token`, `step`). The first is the headline unit, whose ρ is shown first."""
+        """Return the units (`type`, `token`, `step`). The first is the headline unit, which tables show first."""
         first = headline_of(self.summary["checkpoints"][0]["results"][0])
         return [first, *(unit for unit in ("type", "token", "step") if unit != first)]
 

@@ -133,7 +133,7 @@ class Server(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def serving(runs: str | Path | Sequence[str | Path], port: int = 0, **options: Any) -> Iterator[Server]:
-    """Serve the page of these runs in a thread until the block ends.
+    """Serve the page of these runs in a thread, until the `with` block ends.
 
     Args:
         runs: the runs, each of the form `[NAME=]RUN[,RUN…]`. The folders must exist, but may have nothing to show yet.

@@ -73,7 +73,7 @@ else:
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder while the block lasts. The folder is made if it does not exist.
+    """Hold the lock of a folder during a `with` block. The folder is made if it does not exist.
 
     At the end, a folder that was made here and is still empty is removed.
 
@@ -137,7 +137,7 @@ def holder(path: Path, *, tries: int = 3) -> str | None:
 
 @contextlib.contextmanager
 def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of a file while the block lasts. The file is made, and it is removed at the end.
+    """Hold the lock of a file during a `with` block. The file is made, and it is removed at the end.
 
     Args:
         path: the file.

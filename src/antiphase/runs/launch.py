@@ -67,8 +67,8 @@ def launch(environment: Mapping[str, str] | None = None) -> Launch:
         environment: the environment variables; None reads those of this process.
 
     Raises:
-        InvalidInputError: a variable that several processes need is missing, or is no number; or torchrun may start
-            the processes of several machines again.
+        InvalidInputError: a variable that several processes need is missing, or is no number; or torchrun is allowed
+            to restart the processes of several machines.
 
     >>> launch({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node0",
     ...         "MASTER_PORT": "29500"}).local_rank

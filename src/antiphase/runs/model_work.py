@@ -164,7 +164,7 @@ class ModelWork(ABC):
         facts: Mapping[str, Any],
         bar: Progress,
     ) -> None:
-        """Find how many tokens of each rollout the estimators measure that a user gave as NAME:auto.
+        """Find, for the estimators that a user gave as NAME:auto, how many tokens of each rollout they measure.
 
         One process finds the numbers, and the others use the same numbers.
         """

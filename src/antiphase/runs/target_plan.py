@@ -65,9 +65,10 @@ def plan(
 
 
 def plans(loaded: LoadedModel, items: Sequence[Item], num_rollouts: int, config: RunConfig) -> dict[str, int]:
-    """Return how many tokens of each rollout the estimators will measure that a user gave as NAME:auto.
+    """Return, for the estimators that a user gave as NAME:auto, how many tokens of each rollout they will measure.
 
-    The key is NAME. The number is the greatest that fits into the time limit; `plan` explains the arguments.
+    The key is the name of the estimator. The number is the greatest that fits into the time limit; `plan` explains the
+    arguments.
     """
     seconds = DEFAULT_SECONDS if config.auto_seconds is None else config.auto_seconds
     return {
