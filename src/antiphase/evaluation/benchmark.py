@@ -3,7 +3,7 @@
 The table has a row for each model (or method) and task. Each model also has a row with its averages over the tasks, in
 which every task has the same weight. Pass@1 is the mean accuracy of the samples, Pass@k the probability that one of k
 samples is right, and Major@k the accuracy of a majority vote of k samples. A fourth column is the mean of these three,
-because some papers publish only this mean.
+because a published average may be this mean.
 
 Intervals are over problems. If a method has several seeds, they are also over seeds. All tasks of a method share its
 seeds, so the variance over seeds is computed from each seed's average over tasks, not task by task.

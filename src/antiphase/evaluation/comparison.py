@@ -40,8 +40,8 @@ class Comparison:
             of each control with accuracy, over the runs of all entrants; it is empty if there are fewer than 4 runs.
         points: the accuracy, ι and the controls, for each entrant, task and seed. `ACROSS` lists the controls.
         options: the options of the comparison.
-        benchmarks: tables of several tasks with their average (see `benchmark`), by name. A study (a grid of
-            trainings) has one for each model and setting. `compare` makes at most one, with an empty name.
+        benchmarks: tables of accuracies on several tasks with their averages (see `benchmark`), by name. A study (a
+            grid of trainings) has one for each model and setting. `compare` makes at most one, with an empty name.
     """
 
     tasks: dict[str, Any]

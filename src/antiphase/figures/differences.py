@@ -126,7 +126,7 @@ def accuracy_against_inversion(
 def accuracy_by_task(tasks: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     """Draw accuracy against inversion for each task of a comparison with measured signals.
 
-    The keys of the result are the names of the figures: `accuracy_inversion`, with a number if there are several
+    The keys of the mapping are the names of the figures: `accuracy_inversion`, with a number if there are several
     tasks.
     """
     figures = {}

@@ -89,9 +89,10 @@ def model_comparison(results: Sequence[Result]) -> Figure:
 
 
 def layer_maps(results: Sequence[Result]) -> dict[str, Figure]:
-    """Draw a heat map of the correlation ρ by layer and projection for each result with more than one of these.
+    """Draw a heat map of the correlation ρ by layer and projection for each result.
 
-    The keys of the result are the names of the figures, `layer_map_<slug>`, where the slug names model and estimator.
+    A result with only one layer and projection has no figure. The keys of the mapping are the names of the figures,
+    `layer_map_<slug>`, where the slug names model and estimator.
     """
     return {
         f"layer_map_{slug}": layer_map(result)
@@ -103,8 +104,8 @@ def layer_maps(results: Sequence[Result]) -> dict[str, Figure]:
 def rollouts(tokens: DataFrame, results: Sequence[Result]) -> dict[str, Figure]:
     """Draw, for each result, entropy and strength along its rollout with the most measured tokens.
 
-    If several rollouts have equally many, the first one is drawn. The keys of the result are the names of the figures,
-    `rollout_<slug>`, where the slug names model and estimator. A result without tokens has no figure.
+    If several rollouts have equally many, the first one is drawn. The keys of the mapping are the names of the
+    figures, `rollout_<slug>`, where the slug names model and estimator. A result without tokens has no figure.
     """
     figures = {}
     for slug, result in zip(_slugs(results), results, strict=True):

@@ -213,7 +213,7 @@ class _Measuring:
         run_probe(request, progress=self.progress, moment=moment)
 
     def _shared(self, members: Mapping[str, Any]) -> pd.DataFrame:
-        """Return the rollouts of the first checkpoint, as token ids, on which all other checkpoints are measured.
+        """Return the rollouts of the first checkpoint as token ids. All other checkpoints are measured on them.
 
         Raises:
             InvalidInputError: the first checkpoint was deleted before its probe was finished.

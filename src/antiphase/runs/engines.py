@@ -21,7 +21,7 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
 
     Args:
         config: the options of the run.
-        loaded: the model that is measured. It also completes the prompts, unless the engine is vLLM.
+        loaded: the model that is measured. It also completes the prompts if the engine is `transformers`.
         name: the name of the model in the run; vLLM loads the model by this name.
     """
 

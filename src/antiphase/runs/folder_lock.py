@@ -229,7 +229,10 @@ def _this_process() -> dict[str, str | int]:
 
 
 def _named(file: int) -> str:
-    """Return words for the process that holds the lock of an open file, as the text of the file names it."""
+    """Return a text that names the process that holds the lock of an open file.
+
+    The name is read from the file. If the file does not tell it, the text is `another process`.
+    """
     try:
         os.lseek(file, 0, os.SEEK_SET)
         facts = json.loads(os.read(file, 10_000))

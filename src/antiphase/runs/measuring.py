@@ -215,7 +215,7 @@ ROLLOUT_SCHEMA = pa.schema(
 
 
 def item_columns(model: str, estimator: str, item: Item) -> dict[str, Any]:
-    """Return the columns of rollouts.parquet that are known before a rollout is measured."""
+    """Return the values of a rollout in those columns of rollouts.parquet that are known before it is measured."""
     return {
         "model": model,
         "estimator": estimator,
