@@ -61,7 +61,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-    """Return notes that say how to read the table of a task, and what it cannot say."""
+    """Return notes that say how to read the table of a task, and what the table does not show."""
     covered = [entrant["differences"].get("accuracy") for entrant in task["entrants"]]
     differences = [difference for difference in covered if difference is not None]
     smallest = f"{100 * float(options['smallest']):g} points"

@@ -147,8 +147,8 @@ def labels_of(evaluation: Evaluation, document: Document, name: str | None = Non
     Args:
         evaluation: the evaluation.
         document: the content of the evaluation's page.
-        name: the name of the method whose seed the evaluation is. If it is None, each model is an entrant with its own
-            name.
+        name: the name of the method, if the evaluation is one of its seeds. If it is None, each model is an entrant
+            with its own name.
         place: the index of the evaluation among the seeds.
     """
     cases = dict.fromkeys((result["model"], result["task"]) for result in evaluation.summary["results"])

@@ -67,10 +67,10 @@ def compare_with_rivals(
     problems: Sequence[Any],
     strata: Sequence[Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Compare ι with each other score of the same rollouts. The result contains only values that JSON can hold.
+    """Compare the inversion ι with each other score of the same rollouts, as values that JSON can hold.
 
-    It has an entry for each score. An entry uses only the rollouts for which both the score and ι are finite. These
-    are the keys of an entry:
+    The result has an entry for each score. An entry uses only the rollouts for which both the score and ι are finite.
+    These are the keys of an entry:
 
     * `auroc` is the AUROC of the score.
     * `inversion_auroc` is the AUROC of ι.
