@@ -1,9 +1,9 @@
-"""Compute the table of several tasks: Pass@1, Pass@k and Major@k of each task, and their average over tasks.
+"""Compute a table of accuracies on several tasks: Pass@1, Pass@k and Major@k, and their averages over the tasks.
 
-The table has a row for each model (or method) and task, and a row for its average over tasks. In the average every
-task has the same weight. Pass@1 is the mean accuracy of the samples, Pass@k the probability that one of k samples is
-right, and Major@k the accuracy of a majority vote of k samples. A fourth column is the mean of the three, because a
-published average may be over all of them.
+The table has a row for each model (or method) and task. Each model also has a row with its averages over the tasks, in
+which every task has the same weight. Pass@1 is the mean accuracy of the samples, Pass@k the probability that one of k
+samples is right, and Major@k the accuracy of a majority vote of k samples. A fourth column is the mean of these three,
+because a published average may be this mean.
 
 Intervals are over problems. If a method has several seeds, they are also over seeds. All tasks of a method share its
 seeds, so the variance over seeds is computed from each seed's average over tasks, not task by task.
@@ -33,16 +33,16 @@ Matrices = list[np.ndarray]
 
 
 def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> dict[str, Any] | None:
-    """Compute the table of several tasks and their average.
+    """Compute a table of accuracies of models or methods on several tasks, with their averages over the tasks.
 
     An entrant is a model, or a method with its seeds, on one task. The table is a mapping with these keys:
 
-    * `tasks`: the specs (name and options) of the tasks.
+    * `tasks`: the specs of the tasks. A spec is the name of a task with its options.
     * `metrics`: the names of the metrics: `accuracy` (Pass@1), `pass@K`, `maj@K` (Major@K) and `three@K` (the mean of
       the three), for the largest K that all entrants have.
-    * `rows`: the rows. Each has `name`, `task` (the spec or `average`), `num_seeds`, and `values`, which holds a value
-      for each metric. If an entrant lacks a task, its average is None. If `options` are given, the rows of averages
-      also have `differences`, which holds the difference from the reference for each metric.
+    * `rows`: the rows. Each has `name`, `task` (the spec or `average`), `num_seeds`, and `values`, which holds the
+      value of each metric with its interval. If an entrant lacks a task, its average is None. If `options` are given,
+      the rows of averages also have `differences`: for each metric, the difference from the reference.
     * `reference`: the name of the entrant with which the others are compared; None if no `options` are given.
 
     Args:
@@ -72,7 +72,7 @@ def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> di
 
 
 def results_benchmark(results: Sequence[Mapping[str, Any]], rollouts: pd.DataFrame) -> dict[str, Any] | None:
-    """Compute the table of `benchmark` for the models of one evaluation.
+    """Compute the table that `benchmark` returns, for the models of one evaluation.
 
     Args:
         results: the entries of the evaluation's summary. Accuracies do not depend on the estimator, so only the first
@@ -90,7 +90,7 @@ def results_benchmark(results: Sequence[Mapping[str, Any]], rollouts: pd.DataFra
 
 
 def _metrics(entrants: Sequence[Entrant]) -> list[str]:
-    """Return the names of the metrics; an empty list if no entrant has samples."""
+    """Return the names of the metrics that the table can show; an empty list if no entrant has samples."""
     sampled = [entrant for entrant in entrants if _sampled(entrant)]
     if not sampled:
         return []
@@ -109,7 +109,7 @@ def _sampled(entrant: Entrant) -> bool:
 
 
 def _value(entrant: Entrant, metric: str, problems: Sequence[str], options: Options | None) -> dict[str, Any]:
-    """Return a metric of one task with its interval. If nothing was sampled, the value is undefined."""
+    """Return the value of a metric on one task, with its interval. If nothing was sampled, both are None."""
     if not _sampled(entrant) or not problems:
         return dict(_UNDEFINED)
     return crossed_interval(entrant.matrix(metric, problems), metric, options or Options())
@@ -123,7 +123,10 @@ def _average(
     problems: Mapping[str, Sequence[str]],
     options: Options | None,
 ) -> dict[str, Any]:
-    """Return the row with the averages of one entrant. If `options` are given, it also has the differences."""
+    """Return the table row with the averages of one entrant over the tasks.
+
+    If `options` are given, the row also has the differences from the reference.
+    """
     own = of_name[name]
     row: dict[str, Any] = {"name": name, "task": AVERAGE, "num_seeds": min(len(each.runs) for each in own.values())}
     if not _whole(own, tasks, problems):
@@ -154,7 +157,7 @@ def _whole(own: Mapping[str, Entrant], tasks: Sequence[str], problems: Mapping[s
 
 
 def average_of_shares(matrices: Matrices) -> dict[str, Any]:
-    """Compute the average over tasks, each with equal weight, with its interval.
+    """Compute the share of right samples, averaged over tasks with equal weight, with its interval.
 
     If there is one seed, the interval is over problems, and `average_interval` computes it. If there are several
     seeds, the interval is over problems and seeds, and `average_difference` computes it.
@@ -171,9 +174,10 @@ def average_of_shares(matrices: Matrices) -> dict[str, Any]:
 
 
 def average_difference(left: Matrices, right: Matrices, options: Options) -> dict[str, Any]:
-    """Compute the difference `left` minus `right`, averaged over tasks with equal weight, with its interval.
+    """Compute the difference in accuracy `left` minus `right`, averaged over tasks, with its interval.
 
-    The variance V is that of `difference_variance`, if problems are drawn within each task:
+    All tasks have the same weight. The variance V is that of `difference_variance`, extended to problems that are
+    drawn within each task:
 
         V = V_seeds + w² Σ_t (1 + 2/m_t) s²_columns,t/N_t − w² Σ_t s²_residual,t/(S N_t)
 
@@ -182,9 +186,9 @@ def average_difference(left: Matrices, right: Matrices, options: Options) -> dic
     variance of its problems' differences, and s²_residual,t the variance that neither problem nor seed explains. The
     interval is the difference ± q √V, where q is the quantile of Student's t with Satterthwaite's degrees of freedom.
 
-    If all problems of a task have the same difference, they show no variance, but the true difference is still
-    uncertain. The standard error of this task is then taken from `paired_difference`: half the width of its interval,
-    divided by q.
+    If all problems of a task have the same difference, their variance is 0, but the true difference is still
+    uncertain. The standard error for this task is then half the width of the interval of `paired_difference`, divided
+    by q.
 
     Args:
         left: for each task, a matrix `[seed, problem]` of the shares of one model or method.
@@ -193,7 +197,7 @@ def average_difference(left: Matrices, right: Matrices, options: Options) -> dic
         options: only `paired_seeds` and `smallest` are used.
 
     Returns:
-        The entries of `PairedDifference.to_dict`.
+        The difference, its interval and its verdict, with the keys of `PairedDifference.to_dict`.
     """
     kept = [~(np.isnan(a).any(axis=0) | np.isnan(b).any(axis=0)) for a, b in zip(left, right, strict=True)]
     left = [side[:, keep] for side, keep in zip(left, kept, strict=True)]
@@ -228,7 +232,7 @@ def average_difference(left: Matrices, right: Matrices, options: Options) -> dic
 
 
 def _stratified(left: Matrices, right: Matrices, paired_seeds: bool, weight: float) -> tuple[float, float]:
-    """Return the variance of the average difference, and its degrees of freedom."""
+    """Return the variance of the difference averaged over tasks, and the degrees of freedom of this variance."""
     problem_terms: list[Term] = []
     noise: list[Term] = []
     seeds_covered = min(len(left[0]), len(right[0])) > 1

@@ -1,4 +1,4 @@
-"""Write the table of several tasks and their average as text, for the console, the page and files.
+"""Turn the table of accuracies on several tasks into text, for the console, the page and files.
 
 The module `benchmark` computes the numbers.
 """
@@ -14,10 +14,10 @@ BENCHMARK_NOTE = (
 
 
 def benchmark_table(table: Entry, what: str) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of the table of several tasks and their average.
+    """Return the header and the rows, as text, of the table of accuracies on several tasks.
 
     Args:
-        table: what `benchmark` returns.
+        table: the table as numbers, as `benchmark` returns it.
         what: the heading of the first column, `model` or `method`.
     """
     header = [what, "task", *(f"{metric_title(metric)} [95 %]" for metric in table["metrics"])]
@@ -35,7 +35,7 @@ def benchmark_table(table: Entry, what: str) -> tuple[list[str], list[list[str]]
 
 
 def metric_title(metric: str) -> str:
-    """Return the heading of a metric in the table of several tasks.
+    """Return the heading of the column of a metric in the table of several tasks.
 
     >>> [metric_title(metric) for metric in ("accuracy", "pass@16", "maj@16", "three@16")]
     ['Pass@1', 'Pass@16', 'Major@16', 'mean']

@@ -40,8 +40,8 @@ class Comparison:
             of each control with accuracy, over the runs of all entrants; it is empty if there are fewer than 4 runs.
         points: the accuracy, ι and the controls, for each entrant, task and seed. `ACROSS` lists the controls.
         options: the options of the comparison.
-        benchmarks: tables of several tasks with their average (see `benchmark`), by name. A study (a grid of
-            trainings) has one for each model and setting. `compare` makes at most one, with an empty name.
+        benchmarks: tables of accuracies on several tasks with their averages (see `benchmark`), by name. A study (a
+            grid of trainings) has one for each model and setting. `compare` makes at most one, with an empty name.
     """
 
     tasks: dict[str, Any]
@@ -50,7 +50,7 @@ class Comparison:
     benchmarks: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as a dictionary of plain values."""
+        """Return the comparison as a dictionary of values that JSON can hold."""
         return dict(vars(self))
 
 
@@ -130,7 +130,7 @@ def _metrics(entrant: Entrant) -> list[str]:
 
 
 def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options: Options) -> dict[str, Any]:
-    """Return an entrant's values and its differences from the reference."""
+    """Return an entrant's value of every metric on one task, and its differences from the reference."""
     values, differences = {}, {}
     for metric in _metrics(entrant):
         matrix = entrant.matrix(metric, problems)
@@ -151,13 +151,14 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
 
 
 def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[Entrant, Entrant]:
-    """Return (entrant, reference), each with the runs that are compared.
+    """Return the entrant and the reference, each with only the runs that are compared.
 
-    If seeds are paired, each side keeps only the seeds that both have, in the same order.
+    If seeds are paired, each of the two keeps only the seeds that both have, in the same order. Otherwise nothing is
+    changed.
 
     Raises:
-        InvalidInputError: the seeds are to be paired, but the two sides share no seed or have different numbers of
-            runs.
+        InvalidInputError: seeds are paired, but the two share no seed; or their runs must be paired by order because a
+            seed occurs twice, and they have different numbers of runs.
     """
     if not options.paired_seeds:
         return entrant, reference
@@ -182,7 +183,7 @@ def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[En
 
 
 def _mean_auroc(entrant: Entrant) -> float | None:
-    """Return the mean over seeds of the AUROC of ι; None if no seed has one.
+    """Return the mean over seeds of the AUROC of the inversion ι; None if no seed has one.
 
     The AUROC says how well ι tells right from wrong rollouts.
     """
@@ -197,10 +198,15 @@ def is_share(metric: str) -> bool:
 
 
 def crossed_interval(matrix: np.ndarray, metric: str, options: Options) -> dict[str, Any]:
-    """Return the mean of a metric, a matrix `[seed, problem]`, over seeds and problems, with its interval.
+    """Return the mean of a metric over seeds and problems, with its interval.
 
-    The interval is over seeds and problems; if there is one seed, it is only over problems. If the metric is a share,
-    the interval lies in [0, 1].
+    The interval says how far the mean could move with other seeds and other problems. If there is one seed, it is
+    about other problems only. If the metric is a share, such as an accuracy, the interval lies in [0, 1].
+
+    Args:
+        matrix: the values of the metric, `[seed, problem]`.
+        metric: the name of the metric.
+        options: only `num_resamples` and `seed` are used.
     """
     if len(matrix) == 1:
         estimate = share_interval(matrix[0]) if is_share(metric) else mean_interval(matrix[0], seed=options.seed)
@@ -217,8 +223,8 @@ def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Opt
     """Return the mean difference `left` minus `right`, in the form of `PairedDifference.to_dict`.
 
     Args:
-        left, right: the values of the two sides on the same problems, `[seed, problem]`.
-        metric: the name of the metric. Only a share gets a verdict.
+        left, right: the values of the metric for the two models or methods, on the same problems, `[seed, problem]`.
+        metric: the name of the metric. Only a metric that is a share (a number in [0, 1]) gets a verdict.
         options: the options of the comparison.
     """
     found = paired_difference(
@@ -235,7 +241,7 @@ def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Opt
 
 
 def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
-    """Return the accuracy of one run, and the numbers that `ACROSS` lists: ι and its controls.
+    """Return the accuracy of one evaluated seed, its inversion ι, and the controls of ι that `ACROSS` lists.
 
     Undefined numbers are None.
     """
@@ -268,7 +274,7 @@ def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
 
 
 def entrant_accuracy(run: SeedRun) -> float:
-    """Return the accuracy of a run: the mean over problems of the share of right samples."""
+    """Return the accuracy of one evaluated seed: the mean over problems of the share of right samples."""
     alone = Entrant("", "", (run,))
     return float(alone.matrix("accuracy", alone.problems).mean())
 
@@ -276,7 +282,7 @@ def entrant_accuracy(run: SeedRun) -> float:
 def associations(
     points: Sequence[Mapping[str, Any]], clusters: Sequence[str] | None, options: Options
 ) -> dict[str, Any]:
-    """Compute the rank correlation with accuracy, for each number that `ACROSS` lists (ι and its controls).
+    """Compute the rank correlation of accuracy with the inversion ι, and with each control that `ACROSS` lists.
 
     Args:
         points: what `point_of` returned for each run. The correlation is over these runs.

@@ -26,7 +26,7 @@ _LATEX = {
 
 
 def comparison_rows(task: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row for each entrant (model or method) of a task, with the columns of `HEADER`."""
+    """Return a table row of texts for each entrant (model or method) of a task. `HEADER` names the columns."""
     return [_row(entrant) for entrant in task["entrants"]]
 
 
@@ -51,7 +51,7 @@ def _row(entrant: Mapping[str, Any]) -> list[str]:
 
 
 def difference_text(difference: Mapping[str, Any]) -> str:
-    """Write a difference with its interval, such as `+0.021 [−0.010, +0.052]`."""
+    """Return a difference with its interval as text, such as `+0.021 [−0.010, +0.052]`."""
     interval = "[no interval]" if difference["low"] is None else interval_text(difference)
     return f"{signed(difference['difference'])} {interval}"
 
@@ -61,7 +61,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-    """Return notes that say how to read the table of a task, and what it cannot say."""
+    """Return notes that say how to read the table of a task, and what the table does not show."""
     covered = [entrant["differences"].get("accuracy") for entrant in task["entrants"]]
     differences = [difference for difference in covered if difference is not None]
     smallest = f"{100 * float(options['smallest']):g} points"
@@ -91,7 +91,11 @@ def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
 
 
 def across_rows(across: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row for each number in `across`, with the rank correlation of this number with accuracy."""
+    """Return a table row for the inversion ι and for each control, with its rank correlation with accuracy.
+
+    Args:
+        across: what `associations` returned: the correlation of each number, by the name of the number.
+    """
     rows = []
     for name, found in across.items():
         if name in LATER and not found["num_points"]:
@@ -110,9 +114,9 @@ ACROSS_NOTE = (
 
 
 def benchmark_tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Return the title, the header and the rows of each table of several tasks.
+    """Return each table of accuracies on several tasks, as its title, its header and its rows.
 
-    If the averages have differences from the reference, a table of these differences follows each table.
+    If a table has differences of its averages from the reference, a table of these differences follows it.
     """
     tables = []
     for name, table in comparison.benchmarks.items():
@@ -134,7 +138,7 @@ def benchmark_tables(comparison: Comparison) -> list[tuple[str, list[str], list[
 
 
 def render_comparison(comparison: Comparison, width: int = WIDTH) -> str:
-    """Write a comparison as text for the console."""
+    """Return the tables and notes of a comparison as one text for the console."""
     from rich.text import Text
 
     parts: list[Any] = []
@@ -152,13 +156,13 @@ def render_comparison(comparison: Comparison, width: int = WIDTH) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table in Markdown. The character | in cells is escaped."""
+    """Return a table as Markdown text. The character | in cells is escaped."""
     lines = [list(header), ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """Write a comparison in Markdown."""
+    """Return the tables and notes of a comparison as Markdown text."""
     parts = []
     for name, task in comparison.tasks.items():
         parts += [f"### {name}", markdown_table(HEADER, comparison_rows(task)), *notes_of(task, comparison.options)]
@@ -168,7 +172,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def benchmarks_markdown(comparison: Comparison) -> list[str]:
-    """Write the tables of several tasks in Markdown, with a note that says how to read them."""
+    """Return the tables of accuracies on several tasks in Markdown, and a note that says how to read them."""
     parts: list[str] = []
     for title, header, rows in benchmark_tables(comparison):
         parts += [f"### {title}", markdown_table(header, rows)]
@@ -176,7 +180,7 @@ def benchmarks_markdown(comparison: Comparison) -> list[str]:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """Write a comparison in CSV, with a line for each task, entrant (model or method) and metric.
+    """Return a comparison as CSV text, with one line for each metric of each entrant (model or method) on each task.
 
     Numbers are not rounded, and undefined ones are empty.
     """
@@ -210,14 +214,15 @@ def comparison_csv(comparison: Comparison) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Write a text for LaTeX: special characters are escaped, and Greek letters are in math mode."""
+    """Return a text in the form for LaTeX: special characters are escaped, and Greek letters are in math mode."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def comparison_latex(comparison: Comparison) -> str:
-    """Write a comparison in LaTeX: a `tabular` for each task, then one for the averages over tasks.
+    """Return a comparison as LaTeX text: a `tabular` for each task, then one for the averages over tasks.
 
-    The tables need the package booktabs. They have the columns method, seeds, accuracy, difference, verdict and ρ.
+    The tables need the package booktabs. They have the columns method, seeds, accuracy, difference, verdict and the
+    correlation ρ.
     """
     columns = (0, 1, 2, 3, 6, 10)
     parts = []

@@ -25,8 +25,8 @@ def disagreement_tables(found: Sequence[Disagreements], labels: Labels) -> list[
 
     Args:
         found: the disagreements, as `disagreements` returns them.
-        labels: the labels of the models on the page. If a user clicks on a cell of the table, the page opens a rollout
-            of the model with this label.
+        labels: the label of each model on the page; the key is (name of the entrant, task, index of the seed). If a
+            user clicks on a cell of the table, the page opens a rollout of the model with this label.
     """
     pairs: dict[tuple[str, str], list[Disagreements]] = {}
     for one in found:
@@ -63,7 +63,7 @@ def _share(side: Side) -> str:
 
 
 def _notes(one: Disagreements) -> list[str]:
-    """Return sentences that say how often the two entrants differ, and how often they would differ by chance."""
+    """Return sentences that say on how many problems two entrants differ, and on how many they would by chance."""
     more = sum(row.difference > 0 for row in one.problems)
     notes = [
         f"{one.task}: of {one.num_problems:,} problems, {one.model} solves {more:,} more often than {one.reference} "

@@ -1,8 +1,8 @@
 """Compare two models or methods problem by problem: which problems does one of them solve more often than the other?
 
-An entrant is a model, or a method with its seeds. Two entrants are compared on the problems that both answered. The
-share of a problem is the share of its samples that are right, over all seeds. If nothing was sampled, the greedy
-completions count. The result also says how many problems would differ by chance alone.
+An entrant is a model, or a method with its seeds. Two entrants are compared on the problems that both answered. For
+each of the two, the share of a problem is the share of its samples that are right, over all seeds. If nothing was
+sampled, the greedy completions count. The result also says how many problems would differ by chance alone.
 """
 
 import csv
@@ -36,8 +36,8 @@ class Side:
 
     Args:
         num_correct, num_samples: the number of right completions and the number of all completions, over all seeds.
-        rollouts: some completions as examples, each as (index of the seed, rollout id). On the side that is right more
-            often they are right, on the other side they are wrong.
+        rollouts: some completions as examples, each as (index of the seed, rollout id). For the entrant that is right
+            more often, they are right completions. For the other entrant, they are wrong completions.
     """
 
     num_correct: int
@@ -46,7 +46,7 @@ class Side:
 
     @property
     def share(self) -> float:
-        """The share of right completions."""
+        """The share of right completions among all completions, in [0, 1]."""
         return self.num_correct / self.num_samples
 
 
@@ -54,7 +54,7 @@ class Side:
 class Disagreement:
     """A problem on which two models or methods have different shares of right completions.
 
-    `model` is the side that is compared with the side `reference`.
+    `reference` holds the answers of the reference, and `model` the answers of the one that is compared with it.
     """
 
     problem_id: str
@@ -64,7 +64,7 @@ class Disagreement:
 
     @property
     def difference(self) -> float:
-        """The share of the model minus that of the reference."""
+        """The share of right completions of the model minus that of the reference."""
         return self.model.share - self.reference.share
 
 
@@ -81,9 +81,9 @@ class Disagreements:
             Among equal differences, the problems that the entrant `model` solves more often come first.
         paired: the difference in mean accuracy, model minus reference, with its interval and verdict, as
             `PairedDifference.to_dict` gives it.
-        by_chance: the expected number of problems with different shares, if both entrants solved each problem with the
-            same probability (see `chance_of_unequal_shares`). None if the numbers of completions do not allow an
-            estimate, for example if a side has one completion of each problem.
+        by_chance: the number of problems on which the shares would be expected to differ if both entrants solved each
+            problem with the same probability (see `chance_of_unequal_shares`). None if the numbers of completions do
+            not allow an estimate, for example if an entrant has one completion of each problem.
     """
 
     task: str
@@ -103,8 +103,8 @@ def disagreements(entrants: Sequence[Entrant], options: Options | None = None) -
         options: how the entrants are compared; `allow_mismatch` is not read.
 
     Returns:
-        An entry for each entrant and each task on which it shares a problem with the reference. The entries of one
-        entrant stand together.
+        One result for each entrant and each task on which it shares a problem with the reference. The results of one
+        entrant follow one another.
     """
     options = options or Options()
     names = list(dict.fromkeys(entrant.name for entrant in entrants))
@@ -145,7 +145,10 @@ def _compared(reference: Entrant, model: Entrant, options: Options) -> Disagreem
 
 
 def _by_problem(entrant: Entrant) -> dict[str, pd.DataFrame]:
-    """Return the rows of the completions that count, for each problem. The column `place` is the index of the seed."""
+    """Return, for each problem id, the rows of an entrant's completions: the sampled ones, or else the greedy ones.
+
+    The column `place` is the index of the seed.
+    """
     parts = []
     for place, run in enumerate(entrant.runs):
         rows = sampled_or_greedy(run.rollouts)
@@ -173,7 +176,7 @@ def excerpt(prompt: str) -> str:
 
 
 def disagreements_csv(found: Sequence[Disagreements]) -> str:
-    """Write the disagreements as CSV, with a line for each pair of entrants (models or methods), task and problem.
+    """Return the disagreements as CSV text, with a line for each pair of entrants (models or methods) and problem.
 
     The numbers are not rounded. A prompt that a spreadsheet would read as a formula gets an apostrophe before it.
     """

@@ -62,18 +62,24 @@ class SeedRun:
 
     @property
     def unit(self) -> str:
-        """The unit of ι: `type`, `token` or `step`. It is the headline unit, whose ρ the evaluation shows first."""
+        """The unit of the inversion ι = −ρ: `type`, `token` or `step`.
+
+        It is the headline unit, whose ρ the evaluation shows first.
+        """
         return headline_of(self.result.get("signals", {}))
 
     @property
     def segment(self) -> str:
-        """The tokens over which ι is measured: `all`, `thought` or `answer`. It is `all` in older evaluations."""
+        """The tokens over which the inversion ι is measured: `all`, `thought` or `answer`.
+
+        For older evaluations, it is `all`.
+        """
         return str(self.result.get("signals", {}).get("segment", "all"))
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """A model or method with its seeds, on one task."""
+    """What a comparison compares: a model, or a method with its seeds, on one task."""
 
     name: str
     task: str
@@ -87,12 +93,12 @@ class Entrant:
         return [name for name in names[0] if name in shared]
 
     def matrix(self, metric: str, problems: Sequence[str]) -> np.ndarray:
-        """Return a metric of every seed and problem, `[seed, problem]`. It is NaN for a problem without a value.
+        """Return the value of a metric for every seed and problem, `[seed, problem]`; NaN where there is none.
 
         Args:
-            metric: `accuracy` (the mean over the samples; that of the greedy completion if nothing was sampled),
-                `greedy`, `pass@K`, `maj@K`, `three@K` (the mean of accuracy, pass@K and maj@K), `length`, `entropy`,
-                or `inversion` (the mean ι of the rollouts that have one).
+            metric: `accuracy` (of the samples, or of the greedy completion if nothing was sampled), `greedy`,
+                `pass@K`, `maj@K`, `three@K` (the mean of accuracy, pass@K and maj@K), `length`, `entropy`, or
+                `inversion` (the mean ι of the rollouts that have one).
             problems: ids of the problems, in the order of the columns.
         """
         rows = [run.by_problem(metric).reindex(list(problems)) for run in self.runs]
@@ -108,10 +114,12 @@ class Entrant:
         return {int(name.partition("@")[2]) for name in names if name.startswith(f"{prefix}@")}
 
     def mean_signal(self, name: str) -> float:
-        """Return a pooled correlation (over all rollouts of a seed), as a mean over seeds; NaN if no seed has it.
+        """Return the mean over seeds of a correlation; NaN if no seed has it.
+
+        The correlation of a seed is pooled: it is computed over all rollouts of the seed together.
 
         Args:
-            name: the key of the correlation in the entry `signals` of a result; or `HEADLINE` for the ρ that the
+            name: the key of the correlation in `signals` of an entry of the summary; or `HEADLINE` for the ρ that the
                 evaluation shows first.
         """
         signals = [run.result.get("signals", {}) for run in self.runs]
@@ -207,7 +215,7 @@ def check_comparable(entrants: Sequence[Entrant]) -> None:
 
 
 def _rendered_otherwise(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
-    """Return whether two results have the same tokenizer, but different token ids of the prompts.
+    """Return whether two results have the same tokenizer, but different token ids for the prompts.
 
     Results of older versions have no digests of the prompts. For them, the function returns False.
     """

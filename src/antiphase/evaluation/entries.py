@@ -59,7 +59,7 @@ class Entry:
     Args:
         name: the entrant's name. If it is None, each model of the runs is an entrant with the model's name.
         paths: the runs, which are folders of evaluations or models.
-        folders: those of the `paths` that are folders of evaluations.
+        folders: the elements of `paths` that are folders of evaluations, and not models.
     """
 
     name: str | None
@@ -68,7 +68,7 @@ class Entry:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Those of the `paths` that are models. They must be evaluated first."""
+        """The elements of `paths` that are models. They must be evaluated before they can be compared."""
         return tuple(path for path in self.paths if path not in self.folders)
 
 
@@ -80,7 +80,7 @@ def check_comparison(
     estimator: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> list[Entry]:
-    """Check the arguments of `compare`, which explains them, and parse the entries.
+    """Check the arguments of `compare`, and parse the entries. The docstring of `compare` explains the arguments.
 
     Returns:
         The parsed entries.
@@ -134,7 +134,9 @@ def _entry(text: str) -> Entry:
 def entrant_keys(
     name: str | None, summaries: Sequence[Mapping[str, Any]], estimator: str | None = None
 ) -> list[tuple[str, str]]:
-    """Return the name and the task of each entrant (model or method) that `entrants.entrants_of` would make.
+    """Return the name and the task of each entrant (model or method) in some evaluations.
+
+    `entrants.entrants_of` would make the same entrants.
 
     Args:
         name: the name of the method whose seeds the evaluations are. If it is None, each model is an entrant.
@@ -189,9 +191,9 @@ def _natural(path: str) -> list[tuple[int, str]]:
 
 
 def _is_folder(path: str) -> bool:
-    """Return whether a path is a folder without a saved model.
+    """Return whether a path is a folder that can only hold an evaluation, because it holds no saved model.
 
-    If such a folder holds no evaluation, the caller refuses it.
+    If the folder holds no evaluation either, the caller refuses it.
     """
     if not os.path.isdir(path):
         return False

@@ -84,7 +84,9 @@ def run_evaluation(request: EvalRequest, *, progress: bool = True) -> Evaluation
 
 
 def share_evaluation(request: EvalRequest, *, progress: bool = True) -> Evaluation | None:
-    """Run an evaluation as `run_evaluation` does. If several processes share it, return it in process 0 only.
+    """Run an evaluation as `run_evaluation` does. If a launcher started several processes, they share it.
+
+    Process 0 returns the evaluation, and every other process returns None.
 
     Args:
         request: the checked arguments that `eval_request` returned.
@@ -157,9 +159,9 @@ class _EvaluationRun(Run[EvalRequest, Evaluation]):
 
 
 def num_verifiers(launched: Launch) -> int | None:
-    """Return the number of verifying processes of this process; None lets `VerifierPool` choose.
+    """Return how many processes this process may start to verify completions; None lets `VerifierPool` choose.
 
-    The processes that a launcher started on one machine share its cores.
+    If a launcher started several processes on one machine, they share its cores, so each may start only a few.
     """
     if not launched.several:
         return None
@@ -167,7 +169,7 @@ def num_verifiers(launched: Launch) -> int | None:
 
 
 def verifier_versions() -> dict[str, str]:
-    """Return the versions of the installed packages that decide which answers are right."""
+    """Return the versions, by name, of the installed packages that decide which answers are right."""
     found = {"verdicts": VERDICT_RULES}
     for package in ("math-verify", "reasoning-gym"):
         with contextlib.suppress(metadata.PackageNotFoundError):

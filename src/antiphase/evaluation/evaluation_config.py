@@ -21,8 +21,8 @@ _Value = TypeVar("_Value")
 class EvalConfig(RunConfig):
     """The options of an evaluation. It also has all the options of `RunConfig`.
 
-    If `prompt_template` or `end_tokens` is None, each task uses its own. If the estimator is `none`, no signals are
-    measured.
+    If `prompt_template` or `end_tokens` is None, each task uses its own. If the estimator is `none`, no signals
+    (entropy and gradient strength) are measured.
 
     Args:
         tasks: specs (names with options) of tasks, such as `gsm8k`. If a `suite` is given too, these tasks replace
@@ -30,7 +30,8 @@ class EvalConfig(RunConfig):
             this task they replace the fields `samples` and `k`.
         suite: the name of a suite, a list of tasks with their options. Fields that you set here replace the options of
             the suite. `NAME:task=FILE` reads the problems of a task from a local file.
-        num_problems: the number of problems of each task; `all` takes all. Every run draws the same problems.
+        num_problems: the number of problems of each task; `all` takes all. If None, it is the suite's number; without
+            one, all problems are taken. Every run draws the same problems.
         split: the split of the data set that the problems come from.
         chat_template: whether the model's chat template is applied, if it has one. If None, the suite decides; without
             a suite, the template is applied.
@@ -40,11 +41,11 @@ class EvalConfig(RunConfig):
         greedy: whether a greedy completion of each problem is added.
         k: the values of k for pass@k, maj@k and best-of-k. If None, they are the number of samples and all powers of
             two below it. A task leaves out values above its own number of samples.
-        max_new_tokens: the greatest number of tokens of a completion. If None, it is the suite's; without a suite, it
-            is 1024.
+        max_new_tokens: the greatest number of tokens of a completion. If None, it is the suite's number; without a
+            suite, it is 1024.
         timeout: the seconds that one verification may take. If it takes longer, the completion counts as wrong.
         by_projection: whether tokens.parquet keeps the strength of every layer and projection (four columns for a
-            layer), and the summary keeps the ρ of each.
+            layer), and the summary keeps the correlation ρ of each layer and projection.
     """
 
     tasks: tuple[str, ...] = ()
@@ -79,9 +80,10 @@ class EvalConfig(RunConfig):
         self.sampling(None), PromptFormat(self.prompt_template, self.system_prompt)
 
     def entries(self) -> tuple[SuiteEntry, ...]:
-        """Return the tasks with their options: those of `tasks`, or else those of the suite.
+        """Return the tasks of the evaluation, each with its options.
 
-        In every entry `samples` is set. Its `k` is None if neither the user nor the suite names values; see `ks`.
+        The tasks are those in the field `tasks`, or those of the suite if this field is empty. In every returned entry
+        `samples` is set. `k` is None if neither the user nor the suite names values; see `ks`.
 
         Raises:
             InvalidInputError: the suite is unknown, or a spec is malformed.
@@ -137,8 +139,8 @@ class EvalConfig(RunConfig):
         """Return the sampling options of a task.
 
         Args:
-            max_new_tokens: the task's own length limit; None if it has none. A limit that the user sets takes its
-                place.
+            max_new_tokens: the task's own length limit; None if it has none. If the user has set a limit, that limit
+                is used instead.
             greedy: whether the most probable token is taken at each position.
         """
         length = self.max_new_tokens or max_new_tokens or DEFAULT_MAX_NEW_TOKENS
@@ -147,7 +149,10 @@ class EvalConfig(RunConfig):
         return Sampling(length, 0.0 if greedy else self.temperature, self.top_p, self.seed)
 
     def ks(self, task: str, samples: int) -> tuple[int, ...]:
-        """Return the values of k for pass@k of a task. `samples` is its number of samples of each problem."""
+        """Return the values of k for which pass@k of a task is computed.
+
+        `samples` is the number of samples of each problem of the task.
+        """
         asked = next((entry.k for entry in self.entries() if entry.spec == task), self.k)
         if asked is not None:
             return tuple(k for k in sorted(set(asked)) if k <= samples)
@@ -156,12 +161,15 @@ class EvalConfig(RunConfig):
 
     @property
     def split_name(self) -> Split:
-        """The split, in the type that tasks expect."""
+        """The field `split`, typed as the names of splits that tasks accept: `train`, `test` or `all`."""
         return cast(Split, self.split)
 
 
 def num_samples(entry: SuiteEntry) -> int:
-    """Return the number of samples of an entry that `EvalConfig.entries` returned."""
+    """Return how many completions of each problem of a task are sampled.
+
+    `entry` is a task with its options, which `EvalConfig.entries` returned.
+    """
     return cast(int, entry.samples)
 
 

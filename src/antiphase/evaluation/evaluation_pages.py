@@ -26,7 +26,7 @@ from antiphase.page.document import Document, Run, Table, joined
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Return the tables of a comparison, with the same cells as on the console."""
+    """Return the tables of a comparison for the page. Their texts are the same as on the console."""
     tables = []
     for name, task in comparison.tasks.items():
         tables.append(Table(name, HEADER, comparison_rows(task), notes_of(task, comparison.options)))
@@ -38,7 +38,10 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def rivals_tables(comparison: Comparison) -> list[Table]:
-    """Return a table of ι and its rivals (other scores of a rollout) for each task and entrant (model or method)."""
+    """Return a table for each task and entrant (model or method) that compares ι with its rivals.
+
+    ι = −ρ is the inversion of a rollout. Its rivals are other scores of a rollout, such as its length.
+    """
     tasks = comparison.tasks.items()
     return [table for name, task in tasks for table in comparison_rivals(name, task["entrants"])]
 
@@ -56,7 +59,7 @@ def comparison_document(
         folders: the folders of the evaluations, by their label on the page. If a label has several folders, they are
             seeds of one method.
         found: the problems on which two models or methods differ in their share of right completions.
-        names: the name of the method, by label. It is None if each model in the folder is compared by itself.
+        names: for each label, the name of the method; None if each model in the folder is compared by itself.
 
     Raises:
         InvalidInputError: an evaluation cannot be read.

@@ -26,7 +26,7 @@ def summarize_evaluation(
     *,
     tick: Callable[[float], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Compute the results of an evaluation.
+    """Compute the results of an evaluation from its tables.
 
     Args:
         tokens, rollouts, steps: the tables of the whole run. `steps` is None for runs of older versions, which did not
@@ -38,8 +38,8 @@ def summarize_evaluation(
             that this result took.
 
     Returns:
-        A mapping. `results` has an entry for each model, task and estimator. `benchmark` is the table of several tasks
-        with their average; None if there is only one task.
+        A mapping. `results` has an entry for each model, task and estimator. `benchmark` is the table of accuracies on
+        several tasks with their averages; None if there is only one task.
     """
     specs = {str(spec.estimator): spec for spec in config.specs()}
     estimators: list[str] = list(specs) or [NO_SIGNALS]
@@ -75,7 +75,7 @@ def summarize_evaluation(
 
 
 def _samples(rows: pd.DataFrame) -> int:
-    """Return the smallest number of samples of a problem; 0 if nothing was sampled."""
+    """Return the number of samples of the problem that has the fewest; 0 if nothing was sampled."""
     drawn = rows[~rows.greedy]
     return int(drawn.groupby("problem_id").size().min()) if len(drawn) else 0
 
@@ -90,7 +90,7 @@ def _measured(
     config: EvalConfig,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the options and the statistics of the signals of one model, task and estimator."""
+    """Return how the signals of one model, task and estimator were measured, and the statistics of these signals."""
     drawn = sampled_or_greedy(rows)
     ids = set(drawn.rollout_id)
     return {

@@ -27,7 +27,7 @@ from antiphase.tasks.suites import asked_entry
 
 
 def render_evaluation(summary: Entry, width: int = WIDTH) -> str:
-    """Write the results of an evaluation as text.
+    """Return the results of an evaluation as one text for the console.
 
     The tables show the accuracies, the signals, and how well scores tell right rollouts from wrong ones. Notes follow.
     """
@@ -76,7 +76,7 @@ def _columns(metrics: Entry, ks: Sequence[int] | None) -> tuple[str, ...]:
 
 
 def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
-    """Make the table of accuracies of results that have the same columns. `_columns` returned their `names`."""
+    """Make one table with the accuracies of some results. `names` are the names of the metrics in its columns."""
     average, others = names[:1], names[1:]
     two = TWO_SCORES if any(differ_from_accuracy(result["metrics"]) for result in results) else ()
     heads = [*(f"{name} [95 %]" for name in average), "greedy [95 %]", *two, *others, "cut", "form"]
@@ -97,9 +97,10 @@ def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
 
 
 def _of_some(entry: Entry, problems: int) -> str:
-    """Write the value of an entry.
+    """Return the value of a metric as text; a dash if it is None.
 
-    If the value is a mean over fewer than `problems` problems, their number follows in brackets.
+    A metric is a mapping with `value` and `num_problems`. If the value is a mean over fewer than `problems` problems,
+    the number of its problems follows in brackets.
     """
     if entry["value"] is None:
         return "—"
@@ -108,13 +109,20 @@ def _of_some(entry: Entry, problems: int) -> str:
 
 
 def _units(results: Sequence[Entry]) -> list[str]:
-    """Return the units (`type`, `token`, `step`) in the order of the tables. The first is the headline unit."""
+    """Return the units (`type`, `token`, `step`) in the order in which the tables show them.
+
+    The first is the headline unit, whose correlation ρ is shown first.
+    """
     first = headline_of(results[0]["signals"])
     return [first, *(unit for unit in ("type", "token", "step") if unit != first)]
 
 
 def _of_estimators(results: Sequence[Entry], columns: Sequence[str], cells: Callable[[Entry], list[str]]) -> Any:
-    """Make a table with a row for each model, task and estimator. The estimator has a column if there are several."""
+    """Make a table with a row for each model, task and estimator.
+
+    If there are several estimators, a column names them. `cells` returns the other cells of a row from the signals of
+    a result.
+    """
     several = len({result["estimator"] for result in results}) > 1
     table = new_table(["model", "task", *(["estimator"] if several else []), *columns], left=2)
     for result in results:
@@ -140,7 +148,10 @@ def _signals(results: Sequence[Entry]) -> Any:
 
 
 def _counts(results: Sequence[Entry]) -> Any:
-    """Make the table of counts: the rollouts without a ρ of their own, and the pairs in the pooled ρ of each unit."""
+    """Make the table of counts: how many rollouts have no ρ of their own, and over how many items ρ is computed.
+
+    ρ is the correlation of entropy and strength. Both counts are given for each unit (type, token, step).
+    """
     order, counts = _units(results), ("num_undefined", "num_items")
 
     def cells(signals: Entry) -> list[str]:

@@ -30,8 +30,8 @@ _TEXT_COLUMNS = ("question", "problem", "prompt")
 class GivenCompletion:
     """One given completion of a problem, as text or as token ids.
 
-    `place` says where the completion was read, for error messages. `sample` is its number among the completions of the
-    problem.
+    `place` says where the completion was read, for error messages. `sample` is the number of the completion among
+    those of the problem, from 0; it is `GREEDY` for a greedy completion.
     """
 
     place: str
@@ -90,7 +90,7 @@ def load_given(source: str | Any, plans: Sequence[TaskPlan]) -> list[tuple[TaskP
 
 
 def given_digest(matched: Sequence[tuple[TaskPlan, Sequence[GivenCompletion]]]) -> str:
-    """Return a digest of all completions. A continued run compares it to see whether they are still the same."""
+    """Return a digest of all given completions. A continued run uses it to check that they are still the same."""
     content = [
         (given.problem, given.sample, given.text, given.completion_ids, given.prompt_ids, given.finish)
         for _, completions in matched
@@ -151,7 +151,10 @@ def _present(row: TableRow, column: str) -> Any:
 
 
 def _sample(row: TableRow, problem: Problem, counts: dict[str, int]) -> int:
-    """Return the sample number of a row. If the row has none, it is counted in `counts`, from 0 for each problem."""
+    """Return the sample number of a row, or `GREEDY` for a greedy completion.
+
+    A row without a number gets the next number of its problem, from 0. `counts` holds the last number of each problem.
+    """
     greedy, sample = _present(row, "greedy"), _present(row, "sample")
     if greedy is not None and type(greedy) is not bool and not isinstance(greedy, np.bool_):
         raise InvalidInputError(f"{row.place}: greedy must be true or false; got {greedy!r}.")

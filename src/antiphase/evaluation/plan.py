@@ -50,9 +50,9 @@ class TaskPlan:
         return PromptFormat(self.template, config.system_prompt, self.chat_template, config.chat_options(moment))
 
     def identity(self, config: EvalConfig) -> dict[str, Any]:
-        """Return the values that two comparable results must share.
+        """Return the values that must be the same in two results of this task, so that they can be compared.
 
-        They are the prompts, the budget (numbers of samples and tokens) and the verifier.
+        They describe the prompts, the budget (numbers of samples and tokens) and the verifier.
         """
         chat = {"chat_template_kwargs": config.chat_template_kwargs, "fold_system": config.fold_system}
         asked = [[p.problem_id, p.prompt, p.answer, p.metadata] for p in self.problems]
@@ -101,7 +101,7 @@ def _check_options(task: Task) -> None:
 
 
 def plan_entry(entry: SuiteEntry, task: Task, config: EvalConfig) -> TaskPlan:
-    """Read or generate the problems of one task, and combine the task's options with those of the evaluation."""
+    """Return the plan of one task: its problems, and its options combined with those of the evaluation."""
     wanted = config.num_problems if config.num_problems is not None else entry.num_problems
     number = None if wanted == "all" else wanted
     template = config.prompt_template or entry.prompt_template or task.prompt_template or "{prompt}"
@@ -124,7 +124,7 @@ class ProblemBatch(Batch):
     Args:
         plan: the task of the rollouts.
         problems: the problem of each rollout.
-        samples: the number of each rollout among the samples of its problem, from 0; `GREEDY` for a greedy rollout.
+        samples: for each rollout, its number among the samples of its problem, from 0; `GREEDY` for a greedy rollout.
     """
 
     plan: TaskPlan
@@ -133,7 +133,7 @@ class ProblemBatch(Batch):
 
     @property
     def label(self) -> str:
-        """The task's spec, which is cut if it is long."""
+        """The task's spec (its name with options) for the progress bar. A long spec is cut."""
         spec = self.plan.task.spec
         return spec if len(spec) <= 32 else f"{spec[:31]}…"
 

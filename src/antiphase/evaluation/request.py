@@ -39,7 +39,7 @@ class EvalRequest(RunRequest):
 
     @functools.cached_property
     def identities(self) -> list[dict[str, Any]]:
-        """The identity of each task, as `TaskPlan.identity` returns it."""
+        """For each task, the values that must be the same in two results to compare them; see `TaskPlan.identity`."""
         return [plan.identity(self.config) for plan in self.plans]
 
     @functools.cached_property
@@ -66,7 +66,7 @@ def eval_request(
     report: bool = True,
     **options: Any,
 ) -> EvalRequest:
-    """Check the arguments of `evaluate`, and return them in checked form. `evaluate` explains the arguments.
+    """Check the arguments of `evaluate`, and return them as a request. `evaluate` explains the arguments.
 
     Raises:
         InvalidInputError: an option, a task, the given rollouts or the folder cannot be used.

@@ -57,9 +57,9 @@ class Evaluation:
         )
 
     def disagreements(self) -> "list[Disagreements]":
-        """Return the problems that a model solves more or less often than the first model does.
+        """Compare every model with the first one, and return the problems that one of the two solves more often.
 
-        There is an entry for each task and each other model. If there is only one model, the list is empty.
+        The list has one element for each task and each model after the first. If there is only one model, it is empty.
         """
         from antiphase.evaluation.disagreements import disagreements
         from antiphase.evaluation.entrants import entrants_of
@@ -68,7 +68,7 @@ class Evaluation:
         return disagreements(entrants_of(None, [self]), options)
 
     def save_figures(self, folder: Path) -> list[Path]:
-        """Draw two figures as PNG and SVG: the accuracies, and how well the scores tell right from wrong rollouts.
+        """Write two figures as PNG and SVG: accuracies, and how well the scores tell right from wrong rollouts.
 
         Returns:
             The files that were written.
@@ -82,7 +82,7 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | Path, *, tokens: bool = True) -> "Evaluation":
-        """Read a finished evaluation.
+        """Read the result of a finished evaluation from its folder.
 
         Args:
             path: the evaluation's folder.
@@ -132,21 +132,23 @@ class Evaluation:
         return f"<Evaluation of {names}: {len(self.rollouts):,} rows of rollouts>"
 
     def _repr_html_(self) -> str:
-        """Return the overview of the page, which notebooks show."""
+        """Return the overview of the interactive page as HTML, which notebooks show."""
         empty = self.tokens.iloc[:0]
         return render_overview(signals_document("eval", "run", empty, self.rollouts, self.summary))
 
 
 def labels_of(evaluation: Evaluation, document: Document, name: str | None = None, place: int = 0) -> dict[Any, str]:
-    """Return the label of each model on an evaluation's page. The key is (entrant, task, index of the seed).
+    """Return the labels that the page of an evaluation shows, one for each model and task.
+
+    The key of a label is (name of the entrant, task, index of the seed).
 
     An entrant is a model, or a method whose seeds are several evaluations.
 
     Args:
         evaluation: the evaluation.
         document: the content of the evaluation's page.
-        name: the name of the method whose seed the evaluation is. If it is None, each model is an entrant with its own
-            name.
+        name: the name of the method, if the evaluation is one of its seeds. If it is None, each model is an entrant
+            with its own name.
         place: the index of the evaluation among the seeds.
     """
     cases = dict.fromkeys((result["model"], result["task"]) for result in evaluation.summary["results"])

@@ -67,10 +67,10 @@ def compare_with_rivals(
     problems: Sequence[Any],
     strata: Sequence[Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Compare ι with each other score of the same rollouts. The result contains only values that JSON can hold.
+    """Compare the inversion ι with each other score of the same rollouts, as values that JSON can hold.
 
-    It has an entry for each score. An entry uses only the rollouts for which both the score and ι are finite. These
-    are the keys of an entry:
+    The result has an entry for each score. An entry uses only the rollouts for which both the score and ι are finite.
+    These are the keys of an entry:
 
     * `auroc` is the AUROC of the score.
     * `inversion_auroc` is the AUROC of ι.
@@ -117,7 +117,9 @@ def compare_with_rivals(
 def best_where_known(
     score: np.ndarray, correct: np.ndarray, strata: Sequence[Any], k: int
 ) -> Float[np.ndarray, "stratum"]:
-    """Return `best_of_k` of each stratum. A stratum is a problem, or a problem and a seed.
+    """Return, for each stratum, the expected accuracy if the rollout with the best score among k is picked.
+
+    A stratum is a problem, or a problem and a seed; see `best_of_k`.
 
     The value is NaN for a stratum in which no rollout has the score. There, the pick would be random, and its gain of
     0 would say nothing about the score.
@@ -129,7 +131,7 @@ def best_where_known(
 
 
 def by_problem_of_strata(areas: np.ndarray, problems: Sequence[Any], strata: Sequence[Any]) -> np.ndarray:
-    """Return a mean for each problem: that of the values of its strata. NaN values are left out.
+    """Return, for each problem, the mean of the values of its strata. NaN values are left out.
 
     A stratum is a problem, or a problem and a seed.
 
@@ -156,21 +158,24 @@ def _difference(left: np.ndarray, right: np.ndarray) -> dict[str, Any]:
 
 
 def adds(entry: Entry) -> bool:
-    """Return whether ι adds something to a score: the interval of `beside` lies above 0.
+    """Return whether the inversion ι tells something about correctness that another score does not tell.
 
-    The entry is one of those that `compare_with_rivals` returns.
+    It does if the interval of `beside` lies above 0 and rests on enough problems. `beside` is the correlation of ι
+    with correctness, with the other score held fixed. The entry is one of those that `compare_with_rivals` returns.
     """
     beside = entry["beside"]
     return beside["low"] is not None and beside["low"] > 0 and beside["num_problems"] >= MIN_PROMPTS
 
 
 def rival_rows(rivals: Mapping[str, Entry], gains: Mapping[str, Entry]) -> list[list[str]]:
-    """Return the rows of a table with the columns of `HEADER`.
+    """Return the rows of the table that compares the inversion ι with its rivals (other scores of a rollout).
+
+    `HEADER` names the columns.
 
     Args:
         rivals: what `compare_with_rivals` returned.
-        gains: the gain of best-of-k by each score, by the name of the score. It is the gain in accuracy if the score
-            picks one of k rollouts. The mapping may be empty.
+        gains: for each score, by its name, the gain of best-of-k: how much the accuracy rises if this score picks one
+            of k rollouts, against a random pick. The mapping may be empty.
     """
     rows = []
     for name, entry in rivals.items():
@@ -195,9 +200,10 @@ def rival_rows(rivals: Mapping[str, Entry], gains: Mapping[str, Entry]) -> list[
 
 
 def evaluation_rivals(results: Sequence[Entry], names: Mapping[str, str]) -> list[Table]:
-    """Return a table for each result of an evaluation. The table compares ι with its rivals.
+    """Return a table for each result of an evaluation that compares ι with its rivals.
 
-    A result gets no table if none of its problems has both right and wrong rollouts.
+    ι = −ρ is the inversion of a rollout, and its rivals are other scores, such as the length. A result gets no table
+    if none of its problems has both right and wrong rollouts.
 
     Args:
         results: the entries of `results` in the summary.
@@ -217,13 +223,14 @@ def evaluation_rivals(results: Sequence[Entry], names: Mapping[str, str]) -> lis
 
 
 def comparison_rivals(task: str, entrants: Sequence[Entry]) -> list[Table]:
-    """Return a table for each entrant of a comparison. The table compares ι with its rivals on one task.
+    """Return a table for each entrant of a comparison that compares ι with its rivals on one task.
 
-    An entrant is a model or a method. It gets no table if none of its problems has both right and wrong rollouts.
+    ι = −ρ is the inversion of a rollout, and its rivals are other scores, such as the length. An entrant is a model or
+    a method. It gets no table if none of its problems has both right and wrong rollouts.
 
     Args:
         task: the name of the task.
-        entrants: the entries of the entrants for this task.
+        entrants: what the comparison holds of each entrant on this task (see `Comparison.tasks`).
     """
     tables = []
     for row in entrants:
@@ -237,15 +244,19 @@ def comparison_rivals(task: str, entrants: Sequence[Entry]) -> list[Table]:
 
 
 def _has_rows(rivals: Mapping[str, Entry]) -> bool:
-    """Return whether a table has something to show: a problem with both right and wrong rollouts.
+    """Return whether a table of the inversion ι and its rivals (other scores) has something to show.
 
-    The entries of earlier versions of antiphase lack some numbers of the table. The answer for them is False.
+    The answer is True if some problem has both right and wrong rollouts. The entries of earlier versions of antiphase
+    lack some numbers of the table. For them, the answer is False.
     """
     return any(entry["beside"]["num_problems"] and "alone" in entry for entry in rivals.values())
 
 
 def rivals_note(result: Entry) -> str | None:
-    """Return a sentence that says to which scores ι adds something; None if nothing could be compared."""
+    """Return a sentence that names the scores to which the inversion ι adds something.
+
+    The result is None if nothing could be compared.
+    """
     rivals = {name: entry for name, entry in result["inside"].get("rivals", {}).items() if name != "inversion"}
     if not rivals or all(entry["beside"]["value"] is None for entry in rivals.values()):
         return None
@@ -259,9 +270,10 @@ def rivals_note(result: Entry) -> str | None:
 
 
 def shared_notes(task: Entry) -> list[str]:
-    """Return a sentence about Δ ln p for each model or method that was measured on the same rollouts as the reference.
+    """Return a sentence about Δ ln p for each model or method that shares rollouts with the reference.
 
-    Δ ln p is the log-probability of a rollout by the model minus that by the reference.
+    Rollouts are shared if both were measured on them. Δ ln p is the mean log-probability per token by the model minus
+    that by the reference.
     """
     notes = []
     for row in task["entrants"]:

@@ -1,9 +1,9 @@
 """Compare ι with the other scores of an entrant's rollouts in a comparison, among them Δ ln p.
 
-An entrant is a model, or a method with its seeds. Two entrants can be measured on the same rollouts
-(`antiphase eval --rollouts`). They then have the same right and wrong rollouts, and only their signals differ. If an
-entrant and the reference of the comparison share rollouts in this way, each rollout also has the score Δ ln p: the
-mean over its tokens of ln p by the entrant minus ln p by the reference (arXiv 2603.22117).
+ι = −ρ is the inversion of a rollout. An entrant is a model, or a method with its seeds. Two entrants can be measured
+on the same rollouts (`antiphase eval --rollouts`). They then have the same right and wrong rollouts, and only their
+signals differ. If an entrant and the reference of the comparison share rollouts in this way, each rollout also has the
+score Δ ln p: the mean over its tokens of ln p by the entrant minus ln p by the reference (arXiv 2603.22117).
 """
 
 from collections import Counter
@@ -54,10 +54,13 @@ def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
 
 
 def add_rivals(comparison: Comparison, entrants: Sequence[Entrant]) -> None:
-    """Give every entrant (model or method) of a comparison the entry `rivals`, which `rivals_of` computes.
+    """Compare ι with its rivals for every entrant (model or method), and add the results to the comparison.
+
+    ι = −ρ is the inversion of a rollout, and its rivals are other scores, such as the length.
 
     Args:
-        comparison: the comparison. The rows of its entrants are changed.
+        comparison: the comparison. Each row of an entrant gets `rivals`, which `rivals_of` returns, and
+            `shared_rollouts`, which `describe_shared` returns (None if no rollout is shared).
         entrants: the entrants of all tasks.
     """
     of = {(entrant.name, entrant.task): entrant for entrant in entrants}
@@ -70,7 +73,10 @@ def add_rivals(comparison: Comparison, entrants: Sequence[Entrant]) -> None:
 
 
 def shared_delta(entrant: Entrant, reference: Entrant) -> np.ndarray | None:
-    """Return Δ ln p of each sampled rollout of an entrant against the reference; None if no rollout is shared.
+    """Return Δ ln p of each sampled rollout of an entrant; None if it shares no rollout with the reference.
+
+    Δ ln p is the mean log-probability per token by the entrant, minus that by the reference. It is NaN for a rollout
+    that is not shared.
 
     Args:
         entrant: a model, or a method with its seeds.
@@ -99,7 +105,7 @@ def describe_shared(delta: np.ndarray) -> dict[str, Any]:
 
 
 def _sampled(entrant: Entrant) -> list[pd.DataFrame]:
-    """Return the sampled rollouts of each run of an entrant."""
+    """Return the rows of the sampled rollouts of each run (seed) of an entrant."""
     return [run.rollouts[~run.rollouts.greedy] for run in entrant.runs]
 
 
@@ -109,7 +115,7 @@ def _has_signals(entrant: Entrant) -> bool:
 
 
 def rivals_of(entrant: Entrant, delta: np.ndarray | None = None) -> dict[str, Any]:
-    """Compare ι with every other score on the sampled rollouts of an entrant, over all of its seeds.
+    """Compare the inversion ι with every other score on the sampled rollouts of an entrant, over all of its seeds.
 
     Args:
         entrant: a model, or a method with its seeds.

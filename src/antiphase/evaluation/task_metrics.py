@@ -27,12 +27,15 @@ def sampled_or_greedy(rollouts: pd.DataFrame) -> pd.DataFrame:
 
 
 def rows_of(table: pd.DataFrame, model: str, task: str, estimator: str) -> pd.DataFrame:
-    """Return the rows of one model, task and estimator."""
+    """Return the rows of a table that belong to one model, task and estimator."""
     return table[(table.model == model) & (table.task == task) & (table.estimator == estimator)]
 
 
 def largest(metrics: Mapping[str, Any], prefix: str) -> str:
-    """Return the name of the metric with the largest k, such as `pass@8`; `pass@k` if there is no such metric."""
+    """Return the name of the metric with the largest k, such as `pass@8`.
+
+    If no metric has the prefix, a name with the letter k is returned, such as `pass@k`.
+    """
     names = [name for name in metrics if name.startswith(f"{prefix}@")]
     return max(names, key=lambda name: int(name.partition("@")[2]), default=f"{prefix}@k")
 
@@ -44,18 +47,29 @@ def headline_accuracy(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def by_problem(rollouts: pd.DataFrame, values: np.ndarray) -> np.ndarray:
-    """Return the mean value of each problem, in the order of their first rollouts. NaN values are left out."""
+    """Return the mean over the rollouts of each problem. NaN values are left out.
+
+    Args:
+        rollouts: the table of rollouts.
+        values: one value for each row of the table.
+
+    Returns:
+        One mean for each problem, in the order in which the problems first appear.
+    """
     series = pd.Series(values, index=rollouts.index)
     return series.groupby(rollouts.problem_id, sort=False).mean().to_numpy(dtype=np.float64)
 
 
 def passed_at(group: pd.DataFrame, k: int) -> float:
-    """Compute pass@k of one problem from the rows of its samples."""
+    """Compute pass@k of one problem, the probability that one of k samples is right, from the rows of its samples."""
     return pass_at_k(len(group), int(group.correct.sum()), k)
 
 
 def voted_at(group: pd.DataFrame, k: int) -> float:
-    """Compute maj@k of one problem from the rows of its samples. A sample without an answer has no vote."""
+    """Compute maj@k of one problem, the accuracy of a majority vote of k samples, from the rows of its samples.
+
+    A sample without an answer has no vote.
+    """
     answers = [answer if isinstance(answer, str) else None for answer in group.answer]
     return majority_at_k(answers, group.correct.tolist(), k)
 
@@ -93,7 +107,7 @@ def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dic
 
 
 def _scores(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """Return a column of truth values as 1 and 0. Null becomes NaN. A column that an old run lacks is all NaN."""
+    """Return a column of truth values as 1 and 0, with NaN for null. If an old run lacks the column, all are NaN."""
     values = rows[name].tolist() if name in rows else [None] * len(rows)
     return np.array([math.nan if pd.isna(value) else float(value) for value in values])
 
@@ -121,12 +135,15 @@ def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int], unit: str = "token
         unit: the unit of ι: `type`, `token` or `step`.
 
     Returns:
-        A mapping with three keys. `auroc` holds the AUROC of each score in `SCORES`: ι and its rivals, other numbers
-        of a rollout such as its length. Chance is 0.5, and `num_problems` counts the problems with both right and
-        wrong rollouts. `best_of` holds the `accuracy` for each k and each way to pick one of k rollouts (`random`,
-        `majority`, `oracle` and the scores), and the `gain` over a random pick, paired by problem. For a score, they
-        are over the problems in which a rollout has this score. `rivals` compares ι with every other score; see
-        `compare_with_rivals`.
+        A mapping with three keys:
+
+        * `auroc`: the AUROC of each score in `SCORES`, with its interval. The scores are the inversion ι and its
+          rivals, which are other numbers of a rollout such as its length. Chance is 0.5. `num_problems` counts the
+          problems with both right and wrong rollouts.
+        * `best_of`: for each k and each way to pick one of k rollouts (`random`, `majority`, `oracle` and the scores),
+          the `accuracy` of the pick and its `gain` over a random pick, paired by problem. For a score, both are over
+          the problems in which a rollout has this score.
+        * `rivals`: the comparison of ι with every other score; see `compare_with_rivals`.
     """
     drawn = rollouts[~rollouts.greedy]
     if drawn.empty:
@@ -161,10 +178,10 @@ def _best_of(drawn: pd.DataFrame, scores: dict[str, np.ndarray], k: int) -> dict
 
 
 def gain_interval(differences: np.ndarray) -> Estimate:
-    """Return the mean of the differences with its interval; NaN values are left out.
+    """Return the mean of some differences with its interval. NaN values are left out.
 
-    If all differences are equal, the mean has no interval: resampling would give the width 0, which would claim
-    certainty.
+    If all differences are equal, the ends of the interval are NaN. Resampling would give an interval of width 0, which
+    would claim certainty.
     """
     known = differences[~np.isnan(differences)]
     if len(known) and np.ptp(known) == 0:

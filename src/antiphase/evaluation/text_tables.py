@@ -10,9 +10,10 @@ _WIDEST = 240
 
 
 def share_text(entry: Entry | None) -> str:
-    """Write a share with its interval, such as `0.431 [0.380, 0.484]`.
+    """Return a share with its interval as text, such as `0.431 [0.380, 0.484]`.
 
-    An entry of None is written as a dash, and an entry whose value is None as `undefined`.
+    An entry is a mapping with `value`, `low` and `high`. An entry of None is written as a dash, and an entry whose
+    value is None as `undefined`.
     """
     if entry is None:
         return "—"
@@ -24,9 +25,10 @@ def share_text(entry: Entry | None) -> str:
 
 
 def value_text(entry: Entry | None, digits: int = 3) -> str:
-    """Write the value of an entry without its interval.
+    """Return the value of an entry as text, such as `0.431`, without its interval.
 
-    An entry of None is written as a dash, and an entry whose value is None as `undefined`.
+    An entry is a mapping with `value`, `low` and `high`. An entry of None is written as a dash, and an entry whose
+    value is None as `undefined`.
     """
     if entry is None:
         return "—"
@@ -34,7 +36,11 @@ def value_text(entry: Entry | None, digits: int = 3) -> str:
 
 
 def new_table(columns: Sequence[str], left: int = 1) -> Any:
-    """Make an empty table of the package rich with these columns. The first `left` columns are text, not numbers."""
+    """Make an empty table of the package rich with these columns.
+
+    The first `left` columns hold text and are aligned to the left. The others hold numbers and are aligned to the
+    right.
+    """
     from rich import box
     from rich.table import Table
 
@@ -48,7 +54,7 @@ def new_table(columns: Sequence[str], left: int = 1) -> Any:
 
 
 def printed(parts: Sequence[Any], width: int = WIDTH) -> str:
-    """Write tables and notes as one text. Notes are wrapped at `width`; tables keep their own width."""
+    """Return tables and notes as one text. Notes are wrapped at `width` characters; tables keep their own width."""
     from rich.console import Console
     from rich.table import Table
 

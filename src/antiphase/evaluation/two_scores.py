@@ -18,7 +18,9 @@ TWO_SCORES_NOTE = (
 
 
 def two_scores_table(results: Sequence[Entry], names: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of a table of both scores. A row is a model and a task that have such a score.
+    """Return the header and the rows of a table with the accuracy and the strict and flexible scores.
+
+    There is a row for each model and task that has one of the two scores.
 
     Args:
         results: the entries of `results` in the summary.

@@ -64,7 +64,7 @@ def checkpoint_curves(trajectory: Mapping[str, Any], references: Sequence[Publis
 
 
 def _line(axis: Any, points: Sequence[Mapping[str, Any]], place: int, unit: str, colour: str) -> None:
-    """Draw ρ of one estimator over one unit, with its interval, as a line over the checkpoints.
+    """Draw the correlation ρ of one estimator over one unit, with its interval, as a line over the checkpoints.
 
     Args:
         axis: the axes to draw on.

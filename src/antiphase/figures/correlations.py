@@ -35,7 +35,7 @@ _LINE = 11.0  # The distance of two lines of text above a panel, in points.
 
 
 def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
-    """Draw the density of tokens over entropy and strength, with the running median, in one panel for each result.
+    """Draw how many tokens have which entropy and strength, with the running median, in one panel for each result.
 
     The entropy axis has a square-root scale, because most entropies are near 0. All panels share it. Strengths of
     different models or estimators are not comparable, so each panel has its own strength axis. That axis is
@@ -68,7 +68,7 @@ def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
 
 
 def _said(unit: str, entry: Result) -> str:
-    """Return the line of the title that gives ρ of one unit."""
+    """Return a line of text that gives the correlation ρ over one unit, for the title of a panel."""
     said = describe(*statistic(entry))
     return f"ρ by {unit} {'' if said == 'undefined' else '= '}{said}, n = {grouped(entry['num_items'])}"
 

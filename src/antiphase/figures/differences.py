@@ -37,7 +37,7 @@ def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) 
     within the axis, but the end of a wide interval may lie outside.
 
     Args:
-        tasks: the tasks of a comparison.
+        tasks: the results of each task, as `Comparison.tasks` holds them.
         smallest: the smallest difference that matters. The figure shows ± this difference as a band.
     """
     if not tasks:
@@ -84,9 +84,10 @@ def accuracy_against_inversion(
     """Draw the accuracy of every run against its inversion ι. Two more panels show it against entropy and length.
 
     Args:
-        points: the points of a comparison, one for each run.
-        across: the rank correlations of the comparison, which the titles give.
-        name: the kind of ι: `inversion` (over all rollouts together) or `inversion_within` (mean over the rollouts).
+        points: the accuracy, ι and other numbers of each run, as `Comparison.points` holds them.
+        across: the rank correlations of these numbers with accuracy. The titles show them.
+        name: the kind of ι: `inversion` (ρ is computed over all rollouts together) or `inversion_within` (the mean of
+            the ι of single rollouts).
     """
     kinds = (
         (name, "ι = −ρ, pooled" if name == "inversion" else "mean ι of the rollouts"),
@@ -123,7 +124,11 @@ def accuracy_against_inversion(
 
 
 def accuracy_by_task(tasks: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
-    """Draw the figure `accuracy_inversion` of a comparison for each task with measured signals."""
+    """Draw accuracy against inversion for each task of a comparison with measured signals.
+
+    The keys of the mapping are the names of the figures: `accuracy_inversion`, with a number if there are several
+    tasks.
+    """
     figures = {}
     for number, (name, task) in enumerate(tasks.items()):
         own = [point for point in points if point["task"] == name]

@@ -71,7 +71,7 @@ def evaluation_accuracy(results: Sequence[Result]) -> Figure:
 
 
 def right_from_wrong(results: Sequence[Result]) -> Figure:
-    """Draw the AUROC of each score within problems, in one panel for each result.
+    """Draw how well each score tells right from wrong rollouts (its AUROC), in one panel for each result.
 
     The AUROC is the probability that a right rollout has a higher score than a wrong rollout of the same problem; 0.5
     is chance.
@@ -106,12 +106,15 @@ def right_from_wrong(results: Sequence[Result]) -> Figure:
 
 
 def _known(results: Sequence[Result], name: str) -> bool:
-    """Return whether a score has an AUROC in some result."""
+    """Return whether at least one result has an AUROC of this score."""
     return any(_triple(result["inside"]["auroc"].get(name)) is not None for result in results)
 
 
 def measured_scores(results: Sequence[Result]) -> Figure | None:
-    """Draw the figure of `right_from_wrong` for the results with a defined AUROC; None if there is no such result."""
+    """Draw the AUROC of each score for the results that have one; None if no result has.
+
+    `right_from_wrong` draws the figure.
+    """
     measured = [
         result
         for result in results
@@ -126,14 +129,17 @@ def _distinct(results: Sequence[Result]) -> list[Result]:
 
 
 def _metric(result: Result, prefix: str) -> tuple[float, float, float] | None:
-    """Return the metric whose name starts with `prefix`; if there are several, the one with the largest k."""
+    """Return (value, low, high) of the metric `prefix`, or of `prefix@k` with the largest k; None if there is none."""
     metrics = result["metrics"]
     names = [name for name in metrics if name.partition("@")[0] == prefix]
     return _triple(metrics[max(names, key=lambda name: int(name.partition("@")[2] or 0))]) if names else None
 
 
 def _triple(entry: Any) -> tuple[float, float, float] | None:
-    """Return (value, low, high) of an entry; None if it has no value. A missing end is replaced by the value."""
+    """Return (value, low, high) of an entry, which is a mapping with these keys; None if it has no value.
+
+    If an end of the interval is None, the value takes its place.
+    """
     if entry is None or entry["value"] is None:
         return None
     ends = [entry["value"] if entry[key] is None else entry[key] for key in ("low", "high")]

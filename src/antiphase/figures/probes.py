@@ -1,4 +1,4 @@
-"""Draw the figures of a probe: all results in one figure, and a layer map and a rollout for each result."""
+"""Draw the figures of a probe: one of all results, and for each result one by layer and one along a rollout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def model_comparison(results: Sequence[Result]) -> Figure:
 
     1. ρ of entropy and strength over all rollouts together, in the main unit of the result (its headline).
     2. The mean of the ρ of single rollouts, in the same unit.
-    3. The control: ρ over tokens of entropy and ‖∂ ln p_y/∂z‖, which rises with entropy by construction
+    3. The control: the ρ of entropy and ‖∂ ln p_y/∂z‖ over tokens. This norm rises with entropy by construction
        (docs/method.md).
 
     If the results have different headline units, each line names its unit. An undefined value is written as
@@ -89,7 +89,11 @@ def model_comparison(results: Sequence[Result]) -> Figure:
 
 
 def layer_maps(results: Sequence[Result]) -> dict[str, Figure]:
-    """Draw the figure `layer_map_<slug>` of each result that has more than one layer or projection."""
+    """Draw a heat map of the correlation ρ by layer and projection for each result.
+
+    A result with only one layer and projection has no figure. The keys of the mapping are the names of the figures,
+    `layer_map_<slug>`, where the slug names model and estimator.
+    """
     return {
         f"layer_map_{slug}": layer_map(result)
         for slug, result in zip(_slugs(results), results, strict=True)
@@ -98,9 +102,10 @@ def layer_maps(results: Sequence[Result]) -> dict[str, Figure]:
 
 
 def rollouts(tokens: DataFrame, results: Sequence[Result]) -> dict[str, Figure]:
-    """Draw the figure `rollout_<slug>` of each result with tokens: its rollout with the most measured tokens.
+    """Draw, for each result, entropy and strength along its rollout with the most measured tokens.
 
-    If several rollouts have equally many, the first one is drawn.
+    If several rollouts have equally many, the first one is drawn. The keys of the mapping are the names of the
+    figures, `rollout_<slug>`, where the slug names model and estimator. A result without tokens has no figure.
     """
     figures = {}
     for slug, result in zip(_slugs(results), results, strict=True):
@@ -114,7 +119,10 @@ def rollouts(tokens: DataFrame, results: Sequence[Result]) -> dict[str, Figure]:
 
 
 def _slugs(results: Sequence[Result]) -> list[str]:
-    """Return a slug for each result: a text for file names, made of model and estimator, that is unique."""
+    """Return a slug for each result: a text for file names that no other result has.
+
+    It is made of the names of the model and the estimator.
+    """
     slugs: list[str] = []
     for result in results:
         stem = re.sub("[^a-z0-9]+", "-", f"{result['model']}-{result['estimator']}".lower()).strip("-")[-80:]

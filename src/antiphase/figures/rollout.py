@@ -93,7 +93,10 @@ def _wrap(texts: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _draw_ranks(axes: Axes, position: np.ndarray, ranks: np.ndarray) -> None:
-    """Draw the percentile ranks by position. From 100 tokens on, the lines are running means."""
+    """Draw the percentile ranks of entropy and strength by position.
+
+    Dots show the ranks, and a line joins them. With 100 measured tokens or more, the line shows running means.
+    """
     known = np.isfinite(ranks[:, 0])
     window = np.ones(1 + 2 * (int(known.sum()) // 100))
     mean = f" (mean of {len(window)})" if len(window) > 1 else ""
@@ -117,7 +120,7 @@ def _draw_text(mpl: Any, axes: Axes, tokens: Sequence[tuple[str, tuple[int, int]
     Args:
         mpl: matplotlib.
         axes: the axes to draw on.
-        tokens: the text, (line, column), position and difference of ranks of each token.
+        tokens: for each token, its text, its (line, column), its position and its difference of ranks.
     """
     axes.set_axis_off()
     axes.set(xlim=(0, LINE_CHARS), ylim=(tokens[-1][1][0] + 1 if tokens else 1, 0))

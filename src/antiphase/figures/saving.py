@@ -19,8 +19,8 @@ def save_figures(tokens: DataFrame, results: Sequence[Result], folder: Path) -> 
     """Write the figures of a probe as PNG and SVG files, and return their paths.
 
     The figures are `entropy_strength`, `model_comparison`, a `layer_map_<slug>` for each result with more than one
-    layer or projection, a `rollout_<slug>` for each result (the rollout with the most measured tokens), and those that
-    you added to `FIGURES`. See `save_run_figures`.
+    layer or projection, a `rollout_<slug>` for each result (the rollout with the most measured tokens), and the
+    figures that you added to `FIGURES`. See `save_run_figures`.
 
     Args:
         tokens: a table with one row for each estimator and generated token.

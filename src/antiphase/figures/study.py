@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Draw ρ (blue) and accuracy (orange) at every stage of making the models, in one panel for each group.
+    """Draw the correlation ρ (blue) and accuracy (orange) at every stage of a training, a panel for each group.
 
-    A stage is a checkpoint that is only evaluated. A group is one model and setting. Each seed is a thin line, and the
-    mean over seeds is a thick line.
+    A stage is a checkpoint along the making of a model; the study evaluates it but does not train it. A group is one
+    model and setting. Each seed is a thin line, and the mean over seeds is a thick line.
 
     Args:
         stages: for each group, a row for each stage and seed, in the order of training.
@@ -47,7 +47,7 @@ def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure
 
 
 def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], places: Sequence[str], key: str, color: str) -> None:
-    """Draw one number over the stages of a group: a thin line for each seed, and a thick line for their mean.
+    """Draw one number (ρ or accuracy) over the stages: a thin line for each seed, and a thick line for their mean.
 
     Args:
         axes: the axes to draw on.
@@ -98,7 +98,7 @@ def accuracy_by_group(findings: Mapping[str, Any], points: Sequence[Mapping[str,
 
 
 def _trained(findings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the groups of a study's comparison with only their trained methods.
+    """Return the comparison of each group of a study, with only the trained methods.
 
     The models before training, whose differences are large, would only widen the axes.
     """

@@ -38,7 +38,7 @@ _STYLE: Any = {
 
 @contextmanager
 def styled() -> Iterator[Any]:
-    """Set rcParams to matplotlib's defaults with this style, yield matplotlib, and restore the caller's rcParams."""
+    """Yield matplotlib with the project's style. After the `with` block, the caller's rcParams are restored."""
     try:
         import matplotlib.figure
     except ImportError as error:
@@ -51,7 +51,7 @@ def styled() -> Iterator[Any]:
 
 @contextmanager
 def canvas(width: float, height: float, layout: str | None = "constrained") -> Iterator[tuple[Any, Figure]]:
-    """Yield matplotlib and an empty figure of this size in inches. The block draws the figure."""
+    """Yield matplotlib and an empty figure of this size in inches. The `with` block draws the figure."""
     with styled() as mpl:
         figure = mpl.figure.Figure(figsize=(width, height), layout=layout)
         yield mpl, figure
@@ -86,12 +86,12 @@ def shorten(value: object, width: int) -> str:
 
 
 def heading(result: Result, width: int = 28) -> str:
-    """Return the title of a result: the name of its model, shortened to `width`, and its estimator."""
+    """Return a title for a result: the name of its model, cut to `width` characters, and its estimator."""
     return f"{shorten(result['model'], width)} · {drawable(result['estimator'])}"
 
 
 def grouped(count: int) -> str:
-    """Return a number with spaces between thousands, such as `3 072`."""
+    """Return a number as text, with a narrow space between groups of three digits, such as `3 072`."""
     return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
@@ -118,16 +118,16 @@ def rows_of_dots(axes: Any, grid: str = "x") -> None:
 
 
 def statistic(entry: Result | None) -> list[float]:
-    """Return the value of an entry and the low and high end of its interval; NaN where undefined."""
+    """Return [value, low, high] of an entry, which is a mapping with these keys; NaN for what is missing or None."""
     found = entry or {}
     return [math.nan if found.get(part) is None else float(found[part]) for part in ("value", "low", "high")]
 
 
 def headline(result: Result) -> tuple[str, Result]:
-    """Return the main unit of a result (`type`, `token` or `step`), and the entry with the correlation ρ over it.
+    """Return the main unit of a result (`type`, `token` or `step`), and the correlation ρ over this unit.
 
-    The entry has `value`, `low` and `high` of ρ over all rollouts, `within` (the mean of ρ within each rollout) and
-    `num_items`. A result that names no units is old, and its unit is `token`.
+    ρ comes as a mapping. It has `value`, `low` and `high` of ρ over all rollouts, `within` (the mean of ρ within each
+    rollout) and `num_items`. A result that names no units is old, and its unit is `token`.
     """
     if result.get("units"):
         return result["headline"], result["units"][result["headline"]]
@@ -135,9 +135,9 @@ def headline(result: Result) -> tuple[str, Result]:
 
 
 def over_tokens(result: Result) -> Result:
-    """Return the entry that holds ρ over tokens, from a result.
+    """Return the correlation ρ over tokens of a result, as a mapping with its interval and its count.
 
-    The entry has the keys that the docstring of `headline` lists.
+    Its keys are those that the docstring of `headline` lists.
     """
     if entry := (result.get("units") or {}).get("token"):
         return entry  # type: ignore[no-any-return]
@@ -146,7 +146,7 @@ def over_tokens(result: Result) -> Result:
 
 
 def describe(*triple: float) -> str:
-    """Write a value and its interval as text, such as `−0.31 [−0.36, −0.25]`.
+    """Return a value and its interval as text, such as `−0.31 [−0.36, −0.25]`.
 
     The text is the value alone if the interval is undefined or missing, and `undefined` if the value is NaN.
     """
@@ -157,12 +157,13 @@ def describe(*triple: float) -> str:
 
 
 def token_rows(tokens: DataFrame, result: Result | None, *names: str) -> DataFrame:
-    """Return the rows of a token table that belong to a result, with these columns and entropy and strength.
+    """Return the rows of a token table that belong to a result, with only some columns.
 
     Args:
         tokens: the table of tokens.
         result: the result; None takes all rows.
-        names: the columns to return.
+        names: the columns to return. The columns entropy and strength are always returned; if a result is given, so
+            are model and estimator.
 
     Raises:
         InvalidInputError: the table lacks a column.
@@ -177,6 +178,6 @@ def token_rows(tokens: DataFrame, result: Result | None, *names: str) -> DataFra
 
 
 def check_results(results: Sequence[Result]) -> None:
-    """Raise InvalidInputError if there is nothing to draw."""
+    """Raise InvalidInputError if the list of results is empty, so that there is nothing to draw."""
     if not results:
         raise InvalidInputError("results is empty; a figure needs at least one result. Probe a model first.")

@@ -29,10 +29,10 @@ def trajectory_curves(trajectory: Rows) -> Figure:
     """Draw accuracy, inversion and entropy over the optimizer steps, in one panel each.
 
     A thin line shows every batch, and a thick line the running mean over 5 steps. A dashed vertical line is an alarm.
-    If the run sampled dynamically, the accuracy is that of the batches before groups were replaced. The panel of
-    accuracy also shows accuracy on held-out problems: pass@1 with its 95 % interval, and the greedy accuracy. If the
-    run has an `InversionCallback`, the panel of inversion also shows the inversion ι of the probe set, over its main
-    unit, with its interval.
+    If the training replaced groups of rollouts that teach nothing (dynamic sampling), the accuracy is that of the
+    batches before the replacement. The panel of accuracy also shows accuracy on held-out problems: pass@1 with its
+    interval (95 %), and the greedy accuracy. If the run has an `InversionCallback`, the panel of inversion also shows
+    the ι that it measured on its probe set, with its interval.
 
     Args:
         trajectory: the rows of `trajectory.jsonl`.
@@ -69,7 +69,7 @@ def trajectory_curves(trajectory: Rows) -> Figure:
 
 
 def _probed(axis: Any, probes: Rows) -> None:
-    """Draw the inversion ι of the probe set.
+    """Draw the inversion ι that was measured on the probe set during the training.
 
     The rows hold ρ = −ι, so the low end of the interval of ρ becomes the high end of that of ι.
     """
@@ -95,7 +95,7 @@ def _dots(axis: Any, rows: Rows, keys: Sequence[str], label: str, sign: int = 1)
 
     Args:
         axis: the axes to draw on.
-        rows: the rows.
+        rows: the rows to draw. A row is a mapping with `step` and the numbers that `keys` names.
         keys: the names of the numbers that, multiplied by `sign`, are the value, the low end and the high end.
         label: the label in the legend.
         sign: 1 or −1.
@@ -108,7 +108,10 @@ def _dots(axis: Any, rows: Rows, keys: Sequence[str], label: str, sign: int = 1)
 
 
 def _alone(values: Sequence[float]) -> list[int]:
-    """Return the indices of finite values without a finite neighbour. No line joins them, so each needs a dot."""
+    """Return the indices of the finite values that have no finite neighbour.
+
+    No line can join them to other values, so each needs a dot.
+    """
     known = [False, *map(math.isfinite, values), False]
     return [place for place in range(len(values)) if known[place + 1] and not (known[place] or known[place + 2])]
 

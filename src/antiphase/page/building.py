@@ -1,4 +1,4 @@
-"""Make the document of a page from data in memory: the tables and the summary of a run, or a training trajectory."""
+"""Make the content of a page (a `Document`) from data in memory: tables and a summary, or a training trajectory."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ def signals_document(
     finished: bool = True,
     notes: Sequence[str] = (),
 ) -> Document:
-    """Make the document of a probe or an evaluation.
+    """Make the content of the page (a `Document`) about a probe or an evaluation.
 
     Args:
         kind: `probe` or `eval`.
@@ -78,15 +78,16 @@ def training_document(
     times: Sequence[Mapping[str, Any]] = (),
     notes: Sequence[str] = (),
 ) -> Document:
-    """Make the document of a training run.
+    """Make the content of the page (a `Document`) about a training run.
 
     Args:
         name: the name of the run.
         rows: the rows of the run's trajectory.jsonl.
-        settings: the settings of the run's recipe. Runs whose settings differ only in the seed are drawn as one band.
+        settings: the settings of the run's recipe. Runs whose settings differ only in the seed are drawn as one band
+            around their mean.
         summary: the content of summary.json; None while the run is unfinished.
         group: the name of the band that the run belongs to. If it is given, the settings do not decide the band.
-        kept: the rollouts that the training kept token by token; None if it kept none.
+        kept: the rollouts that the training stored with the signals of each token; None if it stored none.
         times: the rows of the run's times.jsonl; none for a run of an older version.
         notes: sentences about the run, shown on the page.
     """
@@ -105,7 +106,10 @@ def training_document(
 
 
 def _times(name: str, times: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """Return the table of where a training's time went; none if that was not recorded."""
+    """Return a list with one table, which shows how long each part of a training took.
+
+    The list is empty if the times were not recorded.
+    """
     found = {entry["part"]: entry for entry in time_table(times)}
     if not found:
         return []

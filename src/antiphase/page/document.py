@@ -14,7 +14,7 @@ from antiphase.page.defaults import FORKING_SHARE, MARKERS, check_share
 
 @dataclass(frozen=True)
 class Run:
-    """One of the runs that the page shows.
+    """One of the runs that the page shows: a probe, an evaluation, a training or a comparison.
 
     Args:
         name: the name of its folder, or the user's name for it.
@@ -57,7 +57,7 @@ class Subject:
     Args:
         label: the name of the model or checkpoint, which no other subject of the document has.
         run: the index of the run that the subject belongs to, among the runs of the document.
-        readings: for each estimator, the numbers of the run's summary in the form that `reading_of` returns.
+        readings: for each estimator, the numbers of the run's summary, in the form that `reading_of` returns.
         rollouts: one row for each rollout. The columns are `rollout_id`, `prompt`, `finish`, `num_tokens`, and, if
             known, `correct`, `outcome`, `reason`, `answer`, `reference`, `strict`, `flexible`, `num_thought_tokens`.
         correlations: for each estimator, the correlation ρ of entropy and strength over the tokens of each rollout,
@@ -71,10 +71,12 @@ class Subject:
             `token_id`, `spaced` (whether the completion has a space before the token that the token's text lacks),
             `entropy`, `logprob`.
         starts: index of each rollout's first token; the last entry is the number of all tokens; `[rollout + 1]`.
-        strengths: for each estimator, the gradient strength, `[token]`; NaN if a token was not measured.
-        cells: for each estimator, the strength by layer and projection, `[token, layer * projection]`, if stored.
-        alternatives: (token texts `[token, rank]`, log-probabilities `[token, rank]`), if stored.
-        steps: the steps of the rollouts, if they were measured.
+        strengths: for each estimator, the gradient strength of each token, `[token]`; NaN if a token was not measured.
+        cells: for each estimator, the strength of each token by layer and projection, `[token, layer * projection]`;
+            empty if not stored.
+        alternatives: the texts and the log-probabilities of the most likely tokens at each position, both `[token,
+            rank]`; None if not stored.
+        steps: the steps of the rollouts; None if they were not measured.
         reward_unit: for the rollouts that a training kept, the unit over which the reward computes ρ: `token`, `type`
             or `step`. The rollouts then have a column `kept`, with the step of the training and the rewards. None
             for the rollouts of a probe or an evaluation.
@@ -106,8 +108,9 @@ class Training:
 
     Args:
         label: the name of the run.
-        group: the name of the band. Runs with the same group are seeds of one recipe and are drawn as one band.
-        run: index of its run in the document.
+        group: the name of the recipe in the charts. Runs with the same group are seeds of one recipe, and are drawn as
+            one band around their mean.
+        run: the index of this run among the runs of the document.
         rows: the rows of trajectory.jsonl.
         num_steps: the number of optimizer steps of a finished run. If it is None, the steps are counted in the rows.
         model_notes: sentences about the trained model.
@@ -182,7 +185,10 @@ class Document:
 
     @property
     def tables_heading(self) -> str:
-        """The heading of the section with the tables: `Comparison`, `Beside ι` or `Tables`."""
+        """The heading of the section with the tables: `Comparison`, `Beside ι` or `Tables`.
+
+        It depends on what the tables are about. ι is the inversion.
+        """
         if any(run.kind == "compare" for run in self.runs):
             return "Comparison"
         return "Beside ι" if all(table.beside for table in self.tables) else "Tables"
@@ -192,7 +198,7 @@ def joined(documents: Sequence[Document], title: str) -> Document:
     """Join documents into one, in order. The markers, the forking share and the time come from the first document.
 
     Tables with the same title and header become one table, unless two of them have a row with the same first cell. In
-    that case they stay apart, and the name of the run stands after each title.
+    that case they stay apart, and the name of the run is added to each title.
 
     Raises:
         InvalidInputError: two subjects have the same label.
@@ -233,7 +239,7 @@ def _merged(documents: Sequence[Document]) -> list[Table]:
 
 
 def _one(tables: Sequence[Table]) -> Table:
-    """Return one table with the rows, the links and the notes of all tables, in order. Equal notes stand once."""
+    """Join tables into one, with the rows, the links and the notes of all, in order. Equal notes are kept once."""
     links: dict[tuple[int, int], Sequence[tuple[str, str]]] = {}
     num_rows = 0
     for table in tables:

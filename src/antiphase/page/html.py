@@ -53,9 +53,9 @@ def _environment() -> Environment:
 
 
 def plain_text(value: object) -> str:
-    r"""Replace the characters that a page must not hold by �.
+    r"""Return a value as text, with � in place of each character that a page must not hold.
 
-    These are lone surrogates, which UTF-8 cannot encode, and characters that change the reading direction.
+    These characters are lone surrogates, which UTF-8 cannot encode, and characters that change the reading direction.
 
     >>> plain_text("a\u202eb")
     'a�b'
@@ -67,7 +67,7 @@ _TURNING = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]")
 
 
 def json_for_script(value: Any) -> Markup:
-    """Write a value as JSON that can stand in a script element: ASCII without the characters <, > and &."""
+    """Return a value as JSON that can stand in a script element: ASCII without the characters <, > and &."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -75,7 +75,7 @@ def json_for_script(value: Any) -> Markup:
 
 
 def render_page(document: Document, *, live: str | None = None, max_characters: int = MAX_CHARACTERS) -> str:
-    """Render the page.
+    """Render the interactive page as the text of one HTML file.
 
     Args:
         document: what the page shows.
@@ -106,7 +106,7 @@ def render_page(document: Document, *, live: str | None = None, max_characters: 
 
 
 def render_overview(document: Document) -> str:
-    """Render only the overview, as a part of an HTML page with its own style. Notebooks show it."""
+    """Render only the overview of the page, as a piece of HTML with its own style. Notebooks show it."""
     return plain_text(_environment().get_template("fragment.html.j2").render(**_overview(document)))
 
 
@@ -123,7 +123,7 @@ def _overview(document: Document) -> dict[str, Any]:
 
 
 def _policy(scripts: Sequence[str], live: bool) -> str:
-    """Return the content security policy of a page with these scripts."""
+    """Return the text of the content security policy of a page, which allows only these scripts."""
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     connect = "'self'" if live else "'none'"

@@ -1,7 +1,7 @@
-"""Make the subject of a page from the rollouts that a training kept (docs/files.md, `kept_rollouts/`).
+"""Make what a page shows of the rollouts that a training kept (docs/files.md, `kept_rollouts/`).
 
-The subject holds the rollouts of all kept steps. The policy changes from step to step, so the page ranks tokens within
-one step, and shows the rollouts of one step at a time.
+The result is one `Subject` with the rollouts of all optimizer steps at which rollouts were kept. The policy changes
+from step to step, so the page ranks tokens within one step, and shows the rollouts of one step at a time.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ _BY_UNIT = {
 def kept_subject(label: str, kept: pd.DataFrame) -> Subject:
     """Return the kept rollouts of a training run as a `Subject` (what the page shows of a model).
 
-    The subject has no entry of a summary, so its `readings` are empty.
+    The summary of a training has no correlations of these rollouts, so the `readings` of the subject are empty.
 
     Args:
         label: the name of the run.
@@ -81,12 +81,12 @@ def _facts(row: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _numbers(kept: pd.DataFrame, name: str) -> np.ndarray:
-    """Return a column of numbers for the rollouts; NaN where undefined."""
+    """Return a column of the table as numbers, one for each rollout; NaN where undefined."""
     return kept[name].to_numpy(dtype=np.float64)
 
 
 def _joined(label: str, kept: pd.DataFrame, name: str, lengths: np.ndarray) -> np.ndarray:
-    """Join the lists of a column, one for each rollout, into one array `[token]`.
+    """Join the lists in a column into one array `[token]`. Each list holds the values of one rollout's tokens.
 
     Raises:
         InvalidInputError: a list does not have as many values as its rollout has tokens.

@@ -17,8 +17,8 @@ class Line:
     Args:
         label: the name of the model or checkpoint.
         reading: the numbers of the model and estimator, in the form that `reading_of` returns.
-        verdict: words that say whether ρ is inverted, such as `not inverted`. They are about ρ over the headline unit,
-            the unit that is shown first.
+        verdict: words that say whether the correlation ρ is inverted (negative), such as `not inverted`. They are
+            about ρ over the headline unit, the unit that is shown first.
         warnings: reasons to trust the numbers less.
         unfinished: whether the run is still going on or was interrupted.
     """
@@ -31,7 +31,10 @@ class Line:
 
 
 def lines_of(document: Document) -> list[Line]:
-    """Return the lines of the overview, model by model. If an evaluation measured no signals, a model has one line."""
+    """Return the lines of the overview, one for each model and estimator.
+
+    If an evaluation measured no signals, each model has one line.
+    """
     return [
         Line(
             subject.label, reading, verdict(reading), _warnings(subject, reading),
@@ -49,13 +52,13 @@ def _warnings(subject: Subject, reading: Mapping[str, Any]) -> list[str]:
 
 
 def estimators_of(document: Document) -> dict[str, str]:
-    """Return each estimator on the page with the text that explains it."""
+    """Return the texts that explain the estimators on the page, by the name of the estimator."""
     names = dict.fromkeys(str(reading["estimator"]) for subject in document.subjects for reading in subject.readings)
     return {name: ESTIMATORS[name] for name in names if name in ESTIMATORS}
 
 
 def model_notes_of(lines: Sequence[Line]) -> dict[str, list[str]]:
-    """Return the notes on the models: the layers left out and the quantisation, each with the names of its models."""
+    """Return the notes on models (layers left out, quantisation), each with the names of the models concerned."""
     found: dict[str, list[str]] = {}
     for line in lines:
         for note in line.reading.get("model_notes", ()):
@@ -64,7 +67,10 @@ def model_notes_of(lines: Sequence[Line]) -> dict[str, list[str]]:
 
 
 def measured_of(lines: Sequence[Line]) -> list[str]:
-    """Return one text for each way in which signals were measured. Numbers of different ways are not comparable."""
+    """Return one text for each way in which signals were measured: norm, target, projections and temperature.
+
+    Numbers that were measured in different ways are not comparable.
+    """
     found: dict[str, None] = {}
     for line in lines:
         r = line.reading
@@ -76,14 +82,20 @@ def measured_of(lines: Sequence[Line]) -> list[str]:
 
 
 def interval(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """Write the interval of an entry, such as `[−0.200, −0.100]`; a dash if there is none."""
+    """Return the interval of an entry as text, such as `[−0.200, −0.100]`; a dash if there is none.
+
+    The entry is a mapping with `low` and `high`.
+    """
     if entry is None or entry.get("low") is None or entry.get("high") is None:
         return "—"
     return f"[{signed(entry['low'], digits)}, {signed(entry['high'], digits)}]"
 
 
 def share(entry: Mapping[str, Any] | None) -> str:
-    """Write a share with its interval, such as `0.612 [0.540, 0.679]`; a dash if the value is unknown."""
+    """Return a share with its interval as text, such as `0.612 [0.540, 0.679]`; a dash if the value is unknown.
+
+    The entry is a mapping with `value`, `low` and `high`.
+    """
     if entry is None or entry.get("value") is None:
         return "—"
     known = entry.get("low") is not None and entry.get("high") is not None
@@ -91,7 +103,9 @@ def share(entry: Mapping[str, Any] | None) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a number with this many decimals, or in scientific notation if all of them would be 0; a dash for None.
+    """Return a number as text with `digits` decimals; a dash for None.
+
+    If all digits would be 0, scientific notation is used.
 
     >>> number(0.25), number(0.00005)
     ('0.250', '5.00e−05')

@@ -22,7 +22,7 @@ LOGPROB_STEP = 32 / 65_535
 
 @dataclass
 class Blobs:
-    """The packed columns in the order in which they were added, and the list of all words that columns of words hold.
+    """The packed columns of a page, in the order in which they were added, and the list of words that they use.
 
     A column of words is stored as numbers: each is the index of a word in this list.
     """
@@ -43,11 +43,11 @@ class Blobs:
 
     @property
     def size(self) -> int:
-        """The number of characters of all columns so far."""
+        """The number of characters of all packed columns that were added so far."""
         return sum(map(len, self.texts))
 
     def forget(self, columns: int = 0, words: int = 0) -> None:
-        """Keep only this many of the first columns, and this many of the first words."""
+        """Keep only the first `columns` columns and the first `words` words, and forget the others."""
         del self.texts[columns:]
         self.words = dict(itertools.islice(self.words.items(), words))
 
@@ -60,7 +60,7 @@ def packed(values: np.ndarray) -> str:
 
 
 def smallest_unsigned(values: np.ndarray) -> np.ndarray:
-    """Store non-negative whole numbers in the narrowest unsigned type.
+    """Return non-negative whole numbers in the narrowest unsigned type that can hold them.
 
     >>> smallest_unsigned(np.array([0, 300])).dtype.name
     'uint16'
@@ -74,7 +74,7 @@ def log_coded(values: np.ndarray) -> tuple[np.ndarray, float, float]:
     level = 2 + round(65533 (ln s − low) / (high − low)); level 1 means s = 0, and level 0 means NaN.
 
     Returns:
-        (levels, low, high), where low and high are the smallest and largest ln s.
+        (levels, low, high), where low and high are the smallest and the largest ln s of the positive values.
 
     >>> log_coded(np.array([1.0, 0.0, np.nan]))[0].tolist()
     [2, 1, 0]

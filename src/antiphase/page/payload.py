@@ -1,10 +1,10 @@
 """Turn a document into the JSON that the page reads, and into the packed columns that the JSON refers to.
 
-The columns have a size limit. The main columns are packed first. If the main columns of all rollouts take more than
-four fifths of the limit, the page keeps only some rollouts, at even distances. If even one rollout is too long, the
-page keeps the beginning of this rollout. The rest of the limit is used for the details (strengths by layer,
-alternatives) of some rollouts of each model. The page says which rollouts it holds. The statistics that it reports are
-those of all rollouts.
+The columns together have a size limit. The main columns (tokens, entropies, strengths) are packed first. If the main
+columns of all rollouts take more than four fifths of the limit, the page keeps only some rollouts, at even distances.
+If even one rollout is too long, the page keeps the beginning of this rollout. The rest of the limit is used for the
+details (strengths by layer, alternatives) of some rollouts of each model. The page says which rollouts it holds. The
+statistics that it reports are those of all rollouts.
 """
 
 import math
@@ -123,8 +123,8 @@ def _fitting_main(
 def _kept(subject: Subject, share: float) -> _Kept:
     """Choose which rollouts of a subject (a model with its rollouts) the page keeps.
 
-    `share` is the share to keep. The choice is all rollouts, some at even distances, or the beginning of the first
-    one.
+    `share` is the share of the rollouts to keep, which are taken at even distances. If this is less than one rollout,
+    only the beginning of the first one is kept.
     """
     number = len(subject.rollouts)
     if share >= 1 or number == 0:
@@ -144,7 +144,10 @@ def evenly(number: int, kept: int) -> np.ndarray:
 
 
 def _main(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
-    """Add the main columns of the kept rollouts to `blobs`, and return the subject's entry in the JSON."""
+    """Add the main columns of the kept rollouts to `blobs`, and return what the JSON holds of this subject.
+
+    The main columns hold tokens, entropies, log-probabilities, strengths and steps.
+    """
     chosen, counts = kept.tokens(subject), kept.counts(subject)
     tokens = subject.tokens.iloc[chosen]
     rollouts = subject.rollouts.iloc[kept.rollouts]
@@ -178,7 +181,10 @@ def _main(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
 
 
 def _steps(steps: Steps, rollouts: np.ndarray, blobs: Blobs) -> dict[str, Any]:
-    """Pack all steps of these rollouts, even if the page holds only the beginning of a rollout."""
+    """Pack all steps of these rollouts into `blobs`, and return the part of the JSON that refers to them.
+
+    All steps of a rollout are packed, even if the page holds only the beginning of the rollout.
+    """
     counts = np.diff(steps.starts)[rollouts]
     chosen = _places(steps.starts[rollouts], counts)
     return {
@@ -196,7 +202,10 @@ def _clipped(text: str, longest: int) -> str:
 
 
 def _rollout(row: Mapping[Any, Any], prompts: Mapping[str, int], cut: int) -> dict[str, Any]:
-    """Return the facts of a rollout. `cut` is the number of its tokens that the page leaves out."""
+    """Return what the page shows of a rollout besides its tokens: its prompt, verdict, length and so on.
+
+    `cut` is the number of tokens that the page leaves out at the end of the rollout.
+    """
     found = {"id": str(row["rollout_id"]), "prompt": prompts.get(str(row.get("prompt"))), "finish": row.get("finish")}
     if cut:
         found["cut"] = cut
@@ -212,9 +221,10 @@ def _rollout(row: Mapping[Any, Any], prompts: Mapping[str, int], cut: int) -> di
 
 
 def _fitting_details(subject: Subject, kept: _Kept, share: float, blobs: Blobs) -> dict[str, Any]:
-    """Add the strengths by layer and the alternatives of as many rollouts as fit into `share` characters to `blobs`.
+    """Add the details of as many rollouts as fit into `share` characters to `blobs`.
 
-    The result is the part of the subject's entry in the JSON that refers to these columns.
+    The details are the strengths by layer and the alternatives of each token. The result is the part of the subject's
+    entry in the JSON that refers to these columns.
     """
     number = len(kept.rollouts)
     if not subject.cells and subject.alternatives is None:
@@ -238,7 +248,10 @@ def _fitting_details(subject: Subject, kept: _Kept, share: float, blobs: Blobs) 
 
 
 def _details(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
-    """Add the strengths by layer and the alternatives of the kept rollouts to `blobs`; return what refers to them."""
+    """Add the details (strengths by layer, alternatives) of the kept rollouts to `blobs`.
+
+    The result is the part of the JSON that refers to these columns.
+    """
     chosen = kept.tokens(subject)
     found: dict[str, Any] = {"cells": {}}
     for name, values in subject.cells.items():
@@ -278,7 +291,7 @@ def _training(training: Training) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    """Return a value as a float; None if it is not a number or too large."""
+    """Return a value as a float; None if it is not a number, or is too large for a float."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

@@ -21,7 +21,7 @@ OTHER = re.compile(r"^\s*(?:import|export)\b.*", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Module:
-    """A module with its imports and exports.
+    """A JavaScript module of the page, with its imports and exports.
 
     Attributes:
         name: the name of its file without the suffix.
@@ -43,7 +43,7 @@ class Module:
 
 
 def module_of(name: str, source: str) -> Module:
-    r"""Read a module's imports and exports.
+    r"""Return a JavaScript module, with its imports and exports read from its source.
 
     Args:
         name: the name of its file without the suffix.

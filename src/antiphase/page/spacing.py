@@ -1,4 +1,4 @@
-"""Find the tokens that lost the space before them.
+"""Find the tokens whose texts lost the space that stands before them in the completion.
 
 SentencePiece drops this space when it decodes a single token. The text of the whole completion has the spaces, so this
 module looks for the tokens in that text, one after the other.

@@ -14,18 +14,18 @@ _SHARED = ("start", "num_tokens")
 def steps_of(
     label: str, table: pd.DataFrame, order: "pd.Series[int]", starts: np.ndarray, estimators: Sequence[str]
 ) -> Steps:
-    """Return the steps of the rollouts that are shown.
+    """Return the steps (sentences, for example) of the rollouts that the page shows.
 
     Args:
-        label: the name of the subject, for error messages.
+        label: the name of the model or checkpoint (the subject), for error messages.
         table: the rows of steps.parquet for this subject.
         order: for each id of a shown rollout, the index of the rollout on the page.
-        starts: index of each rollout's first token; the last entry is the number of all tokens.
+        starts: index of each rollout's first token; the last entry is the number of all tokens, `[rollout + 1]`.
         estimators: the estimators whose steps are wanted. All were measured on the same steps.
 
     Raises:
         InvalidInputError: the steps of an estimator are missing, or they do not cover their rollouts from the first
-            token to the last. Only a rollout without any steps is allowed, because a run may have begun before steps
+            token to the last. A rollout without any steps raises no error, because a run may have begun before steps
             were measured.
     """
     place = table.rollout_id.map(order)

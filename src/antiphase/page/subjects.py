@@ -1,4 +1,4 @@
-"""Make the subjects of a page from the tables of a probe or an evaluation.
+"""Make the subjects of a page (models with their rollouts) from the tables of a probe or an evaluation.
 
 A page shows the rollouts that the numbers of the summary are about. For an evaluation, these are the sampled rollouts,
 or the greedy ones if nothing was sampled.
@@ -54,18 +54,20 @@ def subjects_of(
     min_tokens: int = MIN_TOKENS,
     min_steps: int = MIN_STEPS,
 ) -> list[Subject]:
-    """Make a subject for each model of the results; in an evaluation, for each model and task.
+    """Make a `Subject` (what the page shows of a model) for each model; in an evaluation, for each model and task.
 
     Args:
         tokens, rollouts: the token table and the rollout table of a probe or an evaluation.
         results: the entries of `results` in the summary.
-        label: the user's name for the run. It replaces the model's name, or stands before it if there are several.
+        label: the user's name for the run. If there is one model, it replaces the model's name. If there are several,
+            it is put before each name.
         steps: the table of steps; None for an old run that did not measure steps.
         alternatives: the table of the most likely alternative tokens.
         min_tokens, min_steps: with fewer tokens or steps than these, a correlation over them is undefined.
 
     Raises:
-        InvalidInputError: the tables do not match each other, or a result holds something else where a number must be.
+        InvalidInputError: the tables do not match each other, or a result has something other than a number where a
+            number must be.
     """
     cases = list(dict.fromkeys((str(entry["model"]), entry.get("task")) for entry in results))
     names, tasks = model_labels(results, label), {task for _, task in cases}
@@ -89,7 +91,8 @@ def model_labels(results: Sequence[Mapping[str, Any]], label: str | None) -> dic
 
     Args:
         results: the entries of `results` in the summary.
-        label: the user's name for the run. It replaces the model's name, or stands before it if there are several.
+        label: the user's name for the run. If there is one model, it replaces the model's name. If there are several,
+            it is put before each name.
     """
     models = dict.fromkeys(str(entry["model"]) for entry in results)
     if not label:
@@ -98,14 +101,14 @@ def model_labels(results: Sequence[Mapping[str, Any]], label: str | None) -> dic
 
 
 def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring an entry of `results` into the form that the page uses for both a probe and an evaluation.
+    """Return an entry of `results` in the form that the page uses for both a probe and an evaluation.
 
     Returns:
         a mapping with the statistics of the entry, its correlations over each unit (those that `units_of` returns),
         and `accuracy`, which is None for a probe.
 
     Raises:
-        InvalidInputError: the entry holds something else where a number must be.
+        InvalidInputError: the entry has something other than a number where a number must be.
     """
     statistics = entry.get("signals", entry)
     reading = {name: entry.get(name) for name in _READING} | {name: statistics.get(name) for name in _STATISTICS}
@@ -191,7 +194,7 @@ def _subject(
 
 
 def _check_counts(label: str, rollouts: pd.DataFrame, counts: np.ndarray) -> None:
-    """Refuse a token table that has fewer or more tokens than the rollout table says."""
+    """Raise InvalidInputError if a rollout has fewer or more rows in the token table than its number of tokens."""
     wanted = rollouts.num_tokens.to_numpy()
     if not np.array_equal(counts, wanted):
         place = int(np.argmax(counts != wanted))
@@ -202,7 +205,10 @@ def _check_counts(label: str, rollouts: pd.DataFrame, counts: np.ndarray) -> Non
 
 
 def _by_rollout(by_estimator: Mapping[Any, pd.DataFrame], name: str, order: "pd.Series[int]") -> dict[str, np.ndarray]:
-    """Return, for each estimator, the column `name` of its rollout table, in the order of the shown rollouts."""
+    """Return, for each estimator, the values of the column `name` of its rollout table.
+
+    The values have the order in which the page shows the rollouts.
+    """
     return {
         str(estimator): rows.set_index("rollout_id")[name].reindex(order.index).to_numpy(dtype=np.float64)
         for estimator, rows in by_estimator.items()
@@ -248,7 +254,10 @@ def _spaced(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.ndarray) ->
 def _alternatives(
     frame: pd.DataFrame | None, tokens: pd.DataFrame, order: "pd.Series[int]"
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the texts and the log-probabilities of the alternatives, `[token, rank]`; None if there are none."""
+    """Return the texts and the log-probabilities of the most likely tokens at each position, `[token, rank]` each.
+
+    The result is None if they were not stored.
+    """
     if frame is None or frame.empty or tokens.empty:
         return None
     places = pd.MultiIndex.from_frame(tokens[["rollout", "position"]].astype("int64"))

@@ -1,4 +1,4 @@
-"""Count the tokens of each rollout's thought, which the page folds away.
+"""Count the tokens of each rollout's thought (as between <think> and </think>), which the page folds away.
 
 If the token table has a column `segment`, which says whether a token belongs to the thought or to the answer, this
 column decides. In an older table, the thought is found in the text.
@@ -18,7 +18,7 @@ SEGMENT, THOUGHT = "segment", "thought"
 def thought_lengths(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.ndarray) -> np.ndarray:
     """Return the number of tokens of each rollout's thought, its tags included; 0 if there is none, `[rollout]`.
 
-    A thought stands at the beginning of its rollout. If it does not end, it is the whole rollout.
+    A thought stands at the beginning of its rollout. If it has no end, it is the whole rollout.
 
     Args:
         rollouts: one row for each rollout, with `completion`.
@@ -35,7 +35,7 @@ def thought_lengths(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.nda
 
 
 def _thought_of(completion: str, tokens: Sequence[str]) -> int:
-    """Return the number of tokens of a completion's thought, which is found by the texts of the tokens.
+    """Return how many tokens the thought of a completion has. The thought is found in the texts of the tokens.
 
     >>> _thought_of("<think>2 + 2</think>4", ["<think>", "2", " +", " 2", "</think>", "4"])
     5

@@ -1,7 +1,9 @@
-"""Read from a summary the correlations that the page shows: ρ over tokens, types and steps, the chain, the controls.
+"""Read from a summary the correlations that the page shows: ρ over each unit, the chain and the controls.
 
-ρ is the correlation of entropy and gradient strength. A summary from before there were units holds ρ only over tokens
-and types, under other names. This module computes nothing. If a summary lacks a number, the page says so.
+ρ is the correlation of entropy and gradient strength. The units are tokens, types and steps. The chain is the
+correlations along the paper's argument from entropy to strength (docs/metrics.md). An old summary has no units: it
+holds ρ only over tokens and types, under other names. This module computes nothing. If a summary lacks a number, the
+page says so.
 """
 
 from collections.abc import Mapping
@@ -35,8 +37,8 @@ def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
         statistics: an entry of `results`, or the `signals` of such an entry.
 
     Raises:
-        InvalidInputError: the result holds something else where a number must be, or the headline is not one of the
-            units.
+        InvalidInputError: the result has something other than a number where a number must be, or the headline is not
+            one of the units.
     """
     given = statistics.get("units") or _before_units(statistics)
     units = {name: _entry(model, name, given[name]) for name in ORDER if given.get(name) is not None}
@@ -65,9 +67,9 @@ _WORDS = ("link", "x", "y", "expected", "verdict")
 
 
 def headline_entry(reading: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the entry with the ρ that is shown first: that over the headline unit (`type`, `token` or `step`).
+    """Return the correlation ρ that is shown first (over the headline unit), with its interval and counts.
 
-    Old runs have only ρ over tokens. For them, the entry of this ρ is returned.
+    The headline unit is `type`, `token` or `step`. For old runs without units, ρ over tokens is returned.
 
     Args:
         reading: the numbers of one model and estimator, in the form that `reading_of` returns.
@@ -77,7 +79,10 @@ def headline_entry(reading: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _before_units(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry `units` for an old result, which holds ρ over tokens and types under other names."""
+    """Return, for an old result, what newer results hold as `units`: the correlation ρ over types and tokens.
+
+    An old result has these numbers under other names.
+    """
     token = dict(statistics.get("spearman") or NOTHING)
     token |= {"num_items": statistics.get("num_tokens"), "num_undefined": statistics.get("num_undefined")}
     found = {"token": {**token, "within": statistics.get("spearman_within")}}
@@ -88,7 +93,7 @@ def _before_units(statistics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _segments(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ρ over each unit of the thought and of the answer."""
+    """Return the correlation ρ of the thought and that of the answer, over each unit."""
     return {
         part: {name: _entry(model, name, entry["units"][name]) for name in ORDER if entry["units"].get(name)}
         for part, entry in given.items()
@@ -97,7 +102,7 @@ def _segments(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _entry(model: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of one unit's entry, after checking that they are numbers."""
+    """Return the correlation ρ over one unit, its interval and counts, after checking that all are numbers."""
     where = f"units {name}"
     found: dict[str, Any] = _interval(model, where, entry)
     for key in _COUNTS:
@@ -118,7 +123,7 @@ def _entry(model: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _interval(model: Any, where: str, entry: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return `value`, `low` and `high` of an entry, after checking that they are numbers or None."""
+    """Return only `value`, `low` and `high` of a mapping, after checking that they are numbers or None."""
     found = {end: entry.get(end) for end in ENDS}
     for value in found.values():
         if not isinstance(value, int | float | None):
@@ -127,5 +132,5 @@ def _interval(model: Any, where: str, entry: Mapping[str, Any]) -> dict[str, flo
 
 
 def _not(model: Any, where: str, what: str, value: Any) -> InvalidInputError:
-    """Return the error for a wrong value. `what` says in words what it must be, and `where` names its place."""
+    """Return the error for a wrong value. `what` says what the value must be, and `where` says where it is."""
     return InvalidInputError(f"the result of {model!r}: {where} must be {what}, got {value!r}.")

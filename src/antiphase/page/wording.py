@@ -27,7 +27,7 @@ NEAR = 0.8
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """Write a number with its sign, such as `+0.123`, with a real minus sign; `undefined` for None.
+    """Return a number as text with its sign, such as `+0.123`; `undefined` for None. The minus sign is a real −.
 
     >>> signed(-0.12345)
     '−0.123'
@@ -36,7 +36,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def verdict(reading: Mapping[str, Any]) -> str:
-    """Return the verdict on the ρ that is shown first, which is that over the headline unit.
+    """Return the verdict on the correlation ρ that the page shows first, the one over the headline unit.
 
     The verdict is `inverted`, `not inverted`, `undecided`, `no interval` or `undefined`, by the rules of `verdict_of`.
     With only two or three prompts, `undecided` replaces `inverted` and `not inverted`.
@@ -50,7 +50,7 @@ def verdict(reading: Mapping[str, Any]) -> str:
 
 
 def verdict_of(rho: Mapping[str, Any]) -> str:
-    """Return the verdict on a ρ.
+    """Return the verdict on a correlation ρ, which depends on its interval.
 
     The verdict is `inverted` if the whole interval is below 0, `not inverted` if it is above 0, `undecided` if it
     contains 0, `no interval` if there is no interval, and `undefined` if there is no ρ.
@@ -65,7 +65,7 @@ def verdict_of(rho: Mapping[str, Any]) -> str:
 
 
 def few_prompts(num_prompts: int) -> str:
-    """Return the warning about intervals over fewer than `FEW_PROMPTS` prompts."""
+    """Return the warning that the intervals rest on few prompts (fewer than `FEW_PROMPTS`)."""
     return f"few prompts: {num_prompts}; an interval over fewer than {FEW_PROMPTS} is rough"
 
 
@@ -120,9 +120,9 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
 
 
 def _of_steps(step: Mapping[str, Any]) -> list[str]:
-    """Return a warning if holding the lengths and positions of the steps fixed changes the verdict on ρ over steps.
+    """Return a warning if the verdict on ρ over steps changes when their lengths and positions are held fixed.
 
-    Otherwise the list is empty.
+    ρ is the correlation of entropy and strength. The list is empty if the verdict does not change.
     """
     both = (step.get("given") or {}).get("both")
     if both is None or verdict_of(both) == verdict_of(step):

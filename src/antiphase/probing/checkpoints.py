@@ -39,7 +39,7 @@ class Checkpoint:
         name: a directory or a hub id, as `load_model` takes it.
         revision: the revision on the hub; None for a directory or the default revision.
         label: the name of the checkpoint in tables, such as `checkpoint-200`, `final` or `step1000`.
-        step: the training step, or the index in the list if the training steps are not known.
+        step: the training step of the checkpoint, or its index in the list if the training steps are not known.
     """
 
     name: str
@@ -121,7 +121,10 @@ def _given(what: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> l
 
 
 def _expanded(text: str, notes: list[str], *, alone: bool) -> list[_Item]:
-    """Return the checkpoints that one name stands for. `alone` says whether the user gave only this name."""
+    """Return the checkpoints that one name stands for, and add sentences for the user to `notes`.
+
+    `alone` says whether the user gave only this name.
+    """
     path = Path(text)
     if path.is_dir():
         return _of_folder(path, notes, alone=alone)
@@ -212,7 +215,7 @@ def _check_distinct(items: Iterable[_Item]) -> None:
 
 
 def _in_order(items: list[_Item], notes: list[str]) -> Found:
-    """Return the checkpoints sorted by their steps. If a step is not known, keep the order, and number them from 0."""
+    """Return the checkpoints sorted by their steps; in the given order, numbered from 0, if a step is not known."""
     first, *others = items
     if first.step is None and others and all(item.step is not None and item.step > 0 for item in others):
         items = [dataclasses.replace(first, step=0), *others]  # The first one is the model before the training.
@@ -235,7 +238,7 @@ def _in_order(items: list[_Item], notes: list[str]) -> Found:
 
 
 def _labelled(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
-    """Return the checkpoints with distinct labels. If several share a label, their labels become their whole names."""
+    """Return the checkpoints with distinct labels. Checkpoints with the same label get their whole name as label."""
     labels = [checkpoint.label for checkpoint in checkpoints]
     return [
         checkpoint

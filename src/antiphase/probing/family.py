@@ -9,7 +9,7 @@ from antiphase.probing.checkpoints import Checkpoint
 
 
 def check_family(checkpoints: Sequence[Checkpoint], *, trust_remote_code: bool = False) -> None:
-    """Raise an error if checkpoints cannot come from one training.
+    """Raise an error if checkpoints cannot come from one training, because their models are built differently.
 
     Raises:
         InvalidInputError: two checkpoints have different architectures, sizes or vocabularies. The message names the

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The result of a probe.
+    """The result of a probe: its tables, and the correlations of entropy and gradient strength.
 
     Args:
         tokens: one row for each model, estimator and generated token (columns: see docs/files.md).
@@ -45,7 +45,7 @@ class Fingerprint:
     steps: pd.DataFrame | None = None
 
     def result(self, model: str | None = None, estimator: str | None = None) -> dict[str, Any]:
-        """Return the first entry of `summary["results"]` for a model and an estimator. None matches any.
+        """Return the first entry of `summary["results"]` for a model and an estimator. None matches any of them.
 
         Raises:
             InvalidInputError: this run has no result for the model and the estimator.
@@ -89,7 +89,7 @@ class Fingerprint:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of `spearman` as (low, high), from resampled prompts. Both are NaN if it is undefined."""
+        """The 95 % interval of `spearman` as (low, high), from resampled prompts; (NaN, NaN) if it is undefined."""
         bounds = [self.correlation()[key] for key in ("low", "high")]
         low, high = (float("nan") if bound is None else float(bound) for bound in bounds)
         return low, high
@@ -167,7 +167,7 @@ class Fingerprint:
 
     @classmethod
     def load(cls, path: str | Path) -> "Fingerprint":
-        """Read a finished run.
+        """Read the result of a finished probe from its folder.
 
         Raises:
             InvalidInputError: the folder is not the folder of a probe, or the run is unfinished (continue it with
@@ -204,6 +204,6 @@ class Fingerprint:
         return f"<Fingerprint of {names}: {len(self.rollouts):,} rollouts, {len(self.tokens):,} rows of tokens>"
 
     def _repr_html_(self) -> str:
-        """Return the overview in HTML, for notebooks."""
+        """Return the overview of the interactive page as HTML, which notebooks show."""
         empty = self.tokens.iloc[:0]
         return render_overview(signals_document("probe", "run", empty, self.rollouts, self.summary))

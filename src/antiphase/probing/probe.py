@@ -98,7 +98,9 @@ def run_probe(
 
 
 def share_probe(request: ProbeRequest, *, progress: bool = True) -> Fingerprint | None:
-    """Run a probe as `run_probe` does. If several processes share it, return the fingerprint in process 0 only.
+    """Run a probe as `run_probe` does. If a launcher started several processes, they share it.
+
+    Process 0 returns the fingerprint, and every other process returns None.
 
     Args:
         request: the request that `probe_request` returned.

@@ -27,7 +27,8 @@ class ProbeConfig(RunConfig):
         alternatives: how many of the most probable next tokens are stored for every position; 0 stores none.
         prompts: the source of the prompts: `gsm8k`, a file, a hub data set, or a tuple of texts (see `load_prompts`).
         prompt_column: the column of the prompt; None takes the first column with a usual name, such as `question`.
-        num_prompts: the number of prompts, or `all`. None takes all prompts of given rollouts, and else at most 16.
+        num_prompts: the number of prompts, or `all`. None takes all prompts of given rollouts; if no rollouts are
+            given, it takes at most 16 prompts.
         chat_template: whether the model's chat template is applied, if it has one.
         continue_final: whether a chat may end with a message of the assistant, which the model then continues; see
             `ChatOptions`.
@@ -72,7 +73,7 @@ class ProbeConfig(RunConfig):
 
     @property
     def prompt_limit(self) -> int | None:
-        """The greatest number of prompts that are taken; None takes all."""
+        """The greatest number of prompts that the probe takes; None takes all."""
         if self.num_prompts is None:
             return None if self.rollouts is not None else DEFAULT_NUM_PROMPTS
         return None if self.num_prompts == "all" else self.num_prompts
@@ -86,7 +87,7 @@ class ProbeConfig(RunConfig):
         return (dataclasses.replace(first, num_alternatives=self.alternatives), *others)
 
     def sampling(self) -> Sampling:
-        """Return the sampling options."""
+        """Return the options for sampling completions: their length, temperature, top_p and seed."""
         return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed)
 
     def chat_options(self, moment: str | None = None) -> ChatOptions:

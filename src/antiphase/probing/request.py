@@ -82,7 +82,7 @@ def probe_request(
     report: bool = True,
     **options: Any,
 ) -> ProbeRequest:
-    """Check the arguments of `probe`, and return them in checked form.
+    """Check the arguments of `probe`, and return them as a request for `run_probe`.
 
     Args:
         models: a hub id or a local directory, or several of these.
@@ -115,7 +115,7 @@ def series_request(
     report: bool = True,
     **options: Any,
 ) -> SeriesRequest:
-    """Check the arguments of `probe_checkpoints`, and return them in checked form.
+    """Check the arguments of `probe_checkpoints`, and return them as a request for `run_series`.
 
     Args:
         checkpoints: a trainer's output folder, or several checkpoints.

@@ -22,7 +22,10 @@ NOTE = (
 
 
 def rival_tables(results: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[Table]:
-    """Return a table for each result of a probe that holds the correlation of ι with at least one rival.
+    """Return a table for each result of a probe, with the correlations of ι with its rivals.
+
+    A result gets no table if it holds no such correlation. ι (ι = −ρ) is the inversion, and a rival is another number
+    of a rollout, such as its length.
 
     Args:
         results: the entries of `results` in the summary.

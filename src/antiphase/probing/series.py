@@ -145,7 +145,9 @@ class _Measuring:
         return [f"{m['label']} is left out: it is gone, and was not measured to its end." for m in lost]
 
     def _check_known(self, known: Sequence[Mapping[str, Any]]) -> None:
-        """Check a list of checkpoints without training steps: it must begin with those that the folder already has.
+        """Check that a list of checkpoints without training steps begins with the checkpoints of the folder.
+
+        Such checkpoints are numbered by their order in the list, so the order must not change.
 
         Raises:
             InvalidInputError: the list does not begin with them.
@@ -160,10 +162,10 @@ class _Measuring:
                 )
 
     def _member(self, members: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
-        """Return the entry of a checkpoint in checkpoints.json. A new checkpoint gets a new entry.
+        """Return the entry of a checkpoint in the list `members`. A new checkpoint gets a new entry there.
 
         Raises:
-            InvalidInputError: the folder has an entry for this step with other weights.
+            InvalidInputError: `members` has an entry for the step of this checkpoint, but with other weights.
         """
         weights = saved_digest(checkpoint.name) if checkpoint.revision is None else None
         known: dict[str, Any] | None = next((m for m in members["checkpoints"] if m["step"] == checkpoint.step), None)
@@ -211,7 +213,7 @@ class _Measuring:
         run_probe(request, progress=self.progress, moment=moment)
 
     def _shared(self, members: Mapping[str, Any]) -> pd.DataFrame:
-        """Return the rollouts of the first checkpoint, as token ids.
+        """Return the rollouts of the first checkpoint as token ids. All other checkpoints are measured on them.
 
         Raises:
             InvalidInputError: the first checkpoint was deleted before its probe was finished.

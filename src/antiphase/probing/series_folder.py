@@ -11,7 +11,7 @@ MEMBERS, TRAJECTORY = "checkpoints.json", "trajectory.json"
 
 
 class SeriesFolder(RunFolder):
-    """The folder of a probe of checkpoints."""
+    """The folder of a probe of checkpoints, which holds the list of checkpoints and a run folder for each."""
 
     KIND = SERIES
 
@@ -28,7 +28,7 @@ class SeriesFolder(RunFolder):
         return self.read_json(MEMBERS)
 
     def run_of(self, member: Mapping[str, Any]) -> RunFolder:
-        """Return the run folder of a checkpoint."""
+        """Return the run folder of a checkpoint, which is given by its entry in checkpoints.json."""
         return RunFolder(self.path / "checkpoints" / str(member["folder"]))
 
     def discard_if_unused(self) -> None:

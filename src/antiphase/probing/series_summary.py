@@ -35,7 +35,7 @@ _WIDTH = 132
 
 
 def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
-    """Collect the results of the finished checkpoints of a folder, in the order of their steps.
+    """Collect the results of the finished checkpoints in a folder, in the order of their steps.
 
     Returns:
         A mapping with three keys. `numbered` says whether the steps are training steps; if not, they are indices in a
@@ -74,16 +74,16 @@ def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
 
 
 def _segments(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the name of the segment over which ρ was computed, and the ρ of each segment.
+    """Return a mapping: `segment` is the part of a rollout that ρ is about, `segments` holds the ρ of each part.
 
-    Results of older versions are over all tokens.
+    `segment` is `thought`, `answer` or `all`. For results of older versions, it is `all`, and `segments` is empty.
     """
     return {"segment": result.get("segment", "all"), "segments": result.get("segments", {})}
 
 
 @dataclass(frozen=True)
 class CheckpointSeries:
-    """The result of `probe_checkpoints`.
+    """The result of `probe_checkpoints`: the correlation of entropy and strength for each checkpoint of a training.
 
     Args:
         summary: the content of trajectory.json.
@@ -95,7 +95,7 @@ class CheckpointSeries:
 
     @classmethod
     def load(cls, path: str | Path) -> "CheckpointSeries":
-        """Read a finished probe of checkpoints.
+        """Read the result of a finished probe of checkpoints from its folder.
 
         Raises:
             InvalidInputError: the folder is not the folder of a probe of checkpoints, or the run is unfinished
@@ -140,7 +140,7 @@ class CheckpointSeries:
         return frame.astype(dict.fromkeys(numbers, "float64"))
 
     def plot(self, *, references: bool = True) -> "Figure":
-        """Draw ρ and its interval against the training step, with a panel for each unit.
+        """Draw the correlation ρ and its interval against the training step, with a panel for each unit.
 
         Args:
             references: whether the published curves are drawn too.
@@ -174,7 +174,7 @@ class CheckpointSeries:
         return joined([series, *self._runs(label)], shown)
 
     def _runs(self, label: str | None) -> list[Document]:
-        """Return the content of the page for the run of each checkpoint."""
+        """Return, for each checkpoint, the page content that shows its rollouts; empty if the runs were not kept."""
         if self.folder is None:
             return []
         points = self.summary["checkpoints"]
@@ -197,7 +197,7 @@ class CheckpointSeries:
         return documents
 
     def _rows(self, place: int) -> list[dict[str, Any]]:
-        """Return the curve of one estimator, with a row for each checkpoint.
+        """Return the numbers of one estimator along the training, with a row for each checkpoint.
 
         The rows have the form of a training's trajectory.jsonl.
 
@@ -222,7 +222,7 @@ class CheckpointSeries:
         return rows
 
     def _order(self) -> list[Unit]:
-        """Return the units. The first one is the headline unit, whose ρ is shown first."""
+        """Return the units (`type`, `token`, `step`). The first is the headline unit, which tables show first."""
         first = headline_of(self.summary["checkpoints"][0]["results"][0])
         return [first, *(unit for unit in ("type", "token", "step") if unit != first)]
 

@@ -129,7 +129,7 @@ def check_view(
 
 @contextlib.contextmanager
 def listening(port: int) -> Iterator[None]:
-    """Run a `with` block that listens on a port. If it cannot listen, raise an error that says what to do.
+    """Run a `with` block, and turn an error about the port on which it listens into one that says what to do.
 
     Raises:
         InvalidInputError: the port is in use, or the number is not a port.
@@ -177,7 +177,10 @@ def is_training(path: Path) -> bool:
 
 
 def _foreign(path: Path) -> str:
-    """Return the end of the error message about a folder that holds no run: what it is, and what to name instead."""
+    """Return the end of the error message about a folder that holds no run.
+
+    It says what the folder is, and what the user can name instead.
+    """
     if not any(path.iterdir()):
         return f"is empty. Name the folder of {KINDS}."
     if (path / "study.json").is_file() or (path / "cells.jsonl").is_file():

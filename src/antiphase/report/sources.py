@@ -1,4 +1,4 @@
-"""Read the folder of a run as a document, which is the content of a page.
+"""Read the folder of a run as a `Document`, which is the content of a page.
 
 The kind of the run is found from its files. An unfinished run gives a document of the part that is finished.
 """
@@ -38,7 +38,7 @@ class NothingFinishedError(InvalidInputError):
 
 
 def read_run(path: Path, *, label: str | None = None, group: str | None = None) -> Document:
-    """Read a finished or unfinished run from its folder.
+    """Read a finished or unfinished run from its folder, as the content of a page.
 
     Args:
         path: the folder.
@@ -63,7 +63,7 @@ def read_run(path: Path, *, label: str | None = None, group: str | None = None) 
 
 
 def _read(path: Path, label: str | None, group: str | None) -> Document:
-    """Find the kind of the run in a folder, and read the folder by the function for this kind."""
+    """Return the page content for a run. Its kind is found from the files in the folder."""
     name = path.resolve().name
     if is_comparison(path):
         return _comparison(path, label or name)
@@ -75,7 +75,7 @@ def _read(path: Path, label: str | None, group: str | None) -> Document:
 
 
 def _signals(path: Path, name: str, label: str | None) -> Document:
-    """Read the folder of a probe or an evaluation."""
+    """Return the page content for the folder of a probe or an evaluation."""
     from antiphase.evaluation.evaluation_folder import EvalFolder
     from antiphase.probing.rival_tables import rival_tables
 
@@ -99,7 +99,7 @@ def _signals(path: Path, name: str, label: str | None) -> Document:
 
 
 def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> Document:
-    """Read the finished batches of an unfinished probe or evaluation."""
+    """Return the page content for the finished batches of an unfinished probe or evaluation."""
     # The run may finish a batch while its tables are read. The rollouts are read first: the tokens of this batch then
     # have no rollout and are left out.
     rollouts, tokens = folder.read_parts("rollouts"), folder.read_parts("tokens")
@@ -118,7 +118,7 @@ def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> D
 
 
 def _checkpoints(path: Path, name: str, label: str | None) -> Document:
-    """Read those checkpoints of a series that are already measured completely."""
+    """Return the page content for a probe of checkpoints, with the checkpoints that are completely measured."""
     folder = SeriesFolder.open(path)
     if (path / TRAJECTORY).is_file():
         return CheckpointSeries.load(path).document(name, label)
@@ -129,7 +129,7 @@ def _checkpoints(path: Path, name: str, label: str | None) -> Document:
 
 
 def _training(path: Path, name: str, group: str | None) -> Document:
-    """Read the folder of a training run."""
+    """Return the page content for the folder of a training run."""
     from antiphase.training.kept_folder import read_kept
     from antiphase.training.trajectory import read_times, read_trajectory
 
@@ -150,7 +150,7 @@ def _training(path: Path, name: str, group: str | None) -> Document:
 
 
 def _comparison(path: Path, name: str) -> Document:
-    """Read the folder of a comparison: its tables, if they are made, and the evaluations of its models."""
+    """Return the page content for a comparison: its tables, if they are there already, and its evaluations."""
     from antiphase.evaluation.comparison import Comparison
     from antiphase.evaluation.evaluation_pages import comparison_tables, rivals_tables
 

@@ -28,7 +28,8 @@ def summarize_unfinished(folder: RunFolder, kind: str, tokens: pd.DataFrame, rol
         rollouts: the table of rollouts of the finished batches.
 
     Returns:
-        `config`, `results`, and `num_resamples`, which is at most `MOST_RESAMPLES`.
+        A summary with `config`, `results` and `num_resamples` (the number of bootstrap samples, at most
+        `MOST_RESAMPLES`).
 
     Raises:
         InvalidInputError: this version of antiphase cannot read the config of the run.

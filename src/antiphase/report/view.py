@@ -38,7 +38,7 @@ def signature_of(paths: Sequence[Path]) -> str:
 
 
 class Viewer:
-    """Makes the page of some runs on request, and keeps it until their files change.
+    """Makes the page of some runs on request, and keeps this page until the files of the runs change.
 
     Args:
         sources: the runs.
@@ -52,11 +52,14 @@ class Viewer:
         self._known: tuple[str, bytes] | None = None
 
     def version(self) -> str:
-        """Return the signature of the files as they are now."""
+        """Return a text that changes whenever a file in the folders of the runs changes; see `signature_of`."""
         return signature_of([source.path for source in self.sources])
 
     def page(self) -> bytes:
-        """Return the page of the files as they are now. If they cannot be shown, the page says why."""
+        """Return the HTML of the page, made from the files as they are now.
+
+        If the runs cannot be shown, the page says why.
+        """
         with self._lock:
             version = self.version()
             if self._known is None or self._known[0] != version:
@@ -85,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "antiphase"
 
     def do_GET(self) -> None:
-        """Answer a request for the page or for its version."""
+        """Answer a request for the page, or for the version of the files (see `Viewer.version`)."""
         # The host name of an attacker's web page may resolve to this machine. Requests under such a name are refused.
         if self.headers.get("Host", "") not in self.server.names:
             self._answer(403, "text/plain", b"This server answers on its own address only.\n")
@@ -97,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, "text/plain", b"not found\n")
 
     def _answer(self, status: int, kind: str, body: bytes) -> None:
-        """Send an answer that the browser does not store."""
+        """Send an answer with a header that forbids the browser to store it."""
         with contextlib.suppress(ConnectionError):  # The browser may have closed the connection.
             self.send_response(status)
             self.send_header("Content-Type", f"{kind}; charset=utf-8")
@@ -130,7 +133,7 @@ class Server(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def serving(runs: str | Path | Sequence[str | Path], port: int = 0, **options: Any) -> Iterator[Server]:
-    """Serve the page of these runs in a thread until the block ends.
+    """Serve the page of these runs in a thread, until the `with` block ends.
 
     Args:
         runs: the runs, each of the form `[NAME=]RUN[,RUN…]`. The folders must exist, but may have nothing to show yet.

@@ -47,7 +47,7 @@ def write_report(
 def document_of(
     sources: Sequence[Source], *, markers: Sequence[str] = MARKERS, forking_share: float = FORKING_SHARE
 ) -> Document:
-    """Read the runs as one document, which is the content of the page.
+    """Read the runs, and return the content of one page about all of them.
 
     If models or training runs of several folders have the same name, they get the name of their folder instead.
 

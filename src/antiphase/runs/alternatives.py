@@ -30,7 +30,7 @@ def alternative_rows(
 
     Args:
         loaded: the model. Its tokenizer decodes each token on its own.
-        items: the rollouts of the batch.
+        items: the rollouts of the batch. Their ids are written to the rows.
         batch: the token ids that were measured.
         alternatives: the ids and log-probabilities of the most probable tokens, of shape `[batch, token, rank]`.
     """

@@ -1,8 +1,8 @@
-"""The option `full:auto`: as many tokens of each rollout as a time limit allows. Its checks, and the planned numbers.
+"""Check the option `full:auto`, which measures as many tokens of each rollout as a time limit allows.
 
-`target_plan` makes the plan on the first batch of each model. The plan is written to the model's facts, so a run that
-is continued uses it again. The drawn tokens are those of the same number given by hand: `full:auto` with the planned
-number 12 measures the tokens of `full:12`. This module imports no torch.
+`target_plan` finds this number of tokens, the planned number, on the first batch of each model. The number is written
+to the model's facts, so a run that is continued uses it again. The planned number 12 has the same effect as `full:12`:
+the same tokens are measured. This module imports no torch.
 """
 
 import dataclasses
@@ -20,7 +20,9 @@ PLANNED = "planned_targets"
 
 
 def auto_names(estimators: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the estimators whose number of tokens is planned.
+    """Return the names of the estimators that a user gave as NAME:auto.
+
+    The run plans how many tokens of each rollout they measure.
 
     >>> auto_names(["own", "full:auto", "oracle:3"])
     ('full',)
@@ -30,11 +32,11 @@ def auto_names(estimators: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_auto(estimators: Sequence[str], seconds: float | None) -> None:
-    """Check the estimators NAME:auto and their time limit.
+    """Check the estimators that a user gave as NAME:auto, and their time limit in seconds.
 
     Raises:
-        InvalidInputError: the limit is not a positive number, or no estimator uses it, or an estimator measures all
-            tokens at once, so that a number of tokens changes nothing.
+        InvalidInputError: the limit is not a positive number, or it is given and no estimator uses it; or an estimator
+            NAME:auto measures all tokens at once, so that fewer tokens would save no time.
     """
     if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
         raise InvalidInputError(f"auto_seconds must be a positive number of seconds; got {seconds}.")
@@ -54,7 +56,12 @@ def check_auto(estimators: Sequence[str], seconds: float | None) -> None:
 
 
 def planned(specs: Sequence[SignalSpec], numbers: Mapping[str, int]) -> tuple[SignalSpec, ...]:
-    """Return the specs with the planned numbers of tokens per rollout."""
+    """Return the specs of the estimators, with the planned numbers of tokens per rollout filled in.
+
+    Args:
+        specs: one spec for each estimator of a run.
+        numbers: the planned numbers, by the name of the estimator. The specs of other estimators stay as they are.
+    """
     return tuple(
         dataclasses.replace(spec, targets_per_rollout=numbers[spec.estimator]) if spec.estimator in numbers else spec
         for spec in specs
@@ -62,10 +69,12 @@ def planned(specs: Sequence[SignalSpec], numbers: Mapping[str, int]) -> tuple[Si
 
 
 def planned_of(facts: Mapping[str, Any], spec: SignalSpec) -> int | None:
-    """Return the number of tokens per rollout with which a model was measured; None means all.
+    """Return how many tokens of each rollout an estimator measured; None means all.
+
+    For an estimator that a user gave as NAME:auto, this is the planned number.
 
     Args:
-        facts: the facts about the model.
+        facts: the facts about the model that was measured, with the planned numbers; see `model_facts`.
         spec: the spec of the estimator, as the options of the run give it.
     """
     number: int | None = facts.get(PLANNED, {}).get(spec.estimator, spec.targets_per_rollout)

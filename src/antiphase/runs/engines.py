@@ -21,7 +21,7 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
 
     Args:
         config: the options of the run.
-        loaded: the model that is measured. It also completes the prompts, unless the engine is vLLM.
+        loaded: the model that is measured. It also completes the prompts if the engine is `transformers`.
         name: the name of the model in the run; vLLM loads the model by this name.
     """
 
@@ -67,7 +67,8 @@ def completed_batch(
         loaded: the model that is measured.
         engines: the engines of this model.
         bar: the progress bar.
-        kept: the file in which an engine may keep the finished rollouts of this batch.
+        kept: the file in which an engine may keep the finished rollouts of this batch, so that a continued run does
+            not generate them again; None if there is no such file.
     """
     about = f" ({batch.label})" if batch.label else ""
     bar.stage(f"{short_name(loaded)}: generating{about}", len(batch.items))

@@ -72,12 +72,14 @@ def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume
 
 
 def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise InvalidInputError if what a folder holds was made with other options; the message names some of them.
+    """Raise InvalidInputError if the content of a folder was made with options that differ from those now.
+
+    The message names some of the differences.
 
     Args:
         folder: the folder.
-        what: what the folder holds, for the message, such as `a checkpoint`.
-        before: the options with which it was made.
+        what: words for the content of the folder in the message, such as `a checkpoint`.
+        before: the options with which the content was made.
         now: the options now.
     """
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
@@ -109,7 +111,10 @@ def _differences(key: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
 
 
 def is_free(path: Path) -> bool:
-    """Return whether the path does not exist or is an empty folder. The lock of a killed process does not count."""
+    """Return whether the path does not exist or is an empty folder.
+
+    A lock file that a killed process left behind does not count.
+    """
     return not path.exists() or (path.is_dir() and all(entry.name == LOCK for entry in path.iterdir()))
 
 

@@ -26,7 +26,7 @@ LOCK = ".lock"
 
 
 class InUseError(InvalidInputError):
-    """Another process holds a lock. The message names the process, as far as the file of the lock tells it."""
+    """Another process holds a lock. The message names the process, if the file of the lock does."""
 
 
 # The errors of a lock that another process holds. Any other error means that the file cannot be locked at all.
@@ -73,7 +73,7 @@ else:
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder while the block lasts. The folder is made if it does not exist.
+    """Hold the lock of a folder during a `with` block. The folder is made if it does not exist.
 
     At the end, a folder that was made here and is still empty is removed.
 
@@ -137,7 +137,7 @@ def holder(path: Path, *, tries: int = 3) -> str | None:
 
 @contextlib.contextmanager
 def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of a file while the block lasts. The file is made, and it is removed at the end.
+    """Hold the lock of a file during a `with` block. The file is made, and it is removed at the end.
 
     Args:
         path: the file.
@@ -169,7 +169,7 @@ def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
 
 
 def _locked_file(path: Path, what: str, *, wait: bool) -> int:
-    """Return the open file, locked and with the facts about this process as its text."""
+    """Open and lock a file, write into it which process holds the lock, and return its descriptor."""
     tried = False
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -197,7 +197,10 @@ def _locked_file(path: Path, what: str, *, wait: bool) -> int:
 
 
 def _is_at(file: int, path: Path) -> bool:
-    """Return whether an open file still has its path. The process that held the lock before may have removed it."""
+    """Return whether an open file is still the file at this path.
+
+    The process that held the lock before may have removed the file.
+    """
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
@@ -226,7 +229,10 @@ def _this_process() -> dict[str, str | int]:
 
 
 def _named(file: int) -> str:
-    """Return which process holds the lock of an open file, as far as the text of the file tells it."""
+    """Return a text that names the process that holds the lock of an open file.
+
+    The name is read from the file. If the file does not tell it, the text is `another process`.
+    """
     try:
         os.lseek(file, 0, os.SEEK_SET)
         facts = json.loads(os.read(file, 10_000))
@@ -236,5 +242,8 @@ def _named(file: int) -> str:
 
 
 def _in_use(what: str, process: str) -> InUseError:
-    """Return the error that a lock is held. `what` begins the message, and `process` is the process that holds it."""
+    """Return the error that says that a lock is held.
+
+    `what` is the beginning of its message, and `process` names the process that holds the lock.
+    """
     return InUseError(f"{what} by {process}. Wait until this process has ended, or choose another --out.")

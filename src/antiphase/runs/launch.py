@@ -36,12 +36,12 @@ class Launch:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one process."""
+        """Whether a launcher started more than one process."""
         return self.size > 1
 
     @property
     def first(self) -> bool:
-        """Whether this is process 0, which makes the folder, the summary and the page."""
+        """Whether this is process 0, the one that makes the run folder, the summary and the page."""
         return self.rank == 0
 
     def refuse(self, what: str, instead: str) -> None:
@@ -67,8 +67,8 @@ def launch(environment: Mapping[str, str] | None = None) -> Launch:
         environment: the environment variables; None reads those of this process.
 
     Raises:
-        InvalidInputError: a variable that several processes need is missing, or is no number; or torchrun may start
-            the processes of several machines again.
+        InvalidInputError: a variable that several processes need is missing, or is no number; or torchrun is allowed
+            to restart the processes of several machines.
 
     >>> launch({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node0",
     ...         "MASTER_PORT": "29500"}).local_rank

@@ -45,7 +45,7 @@ class Measured:
         tokens: the rows of tokens.parquet.
         rollouts: the rows of rollouts.parquet, with the columns of `ROLLOUT_SCHEMA`.
         steps: the rows of steps.parquet.
-        alternatives: the rows of alternatives.parquet; None if no estimator stores alternatives.
+        alternatives: the rows of alternatives.parquet (the most probable next tokens); None if no spec asks for them.
     """
 
     tokens: pd.DataFrame
@@ -66,13 +66,14 @@ class Measured:
 def measure_items(
     loaded: LoadedModel, items: Sequence[Item], specs: Sequence[SignalSpec], units: UnitSpec, bar: Progress
 ) -> Measured:
-    """Measure rollouts that have completions.
+    """Measure rollouts that have completions with every estimator, and return their rows of the tables.
 
     Args:
         loaded: the model that is measured.
         items: the rollouts.
-        specs: one spec for each estimator. At most one of them asks for alternatives.
-        units: the options that say what is correlated.
+        specs: one `SignalSpec` (what is measured, and how) for each estimator. At most one of them asks for
+            alternatives (the most probable next tokens).
+        units: the options that say what is correlated: tokens, types or steps, and of which part of a rollout.
         bar: the progress bar.
     """
     batch = TokenBatch.from_ids([i.prompt_ids for i in items], [i.completion_ids or () for i in items])
@@ -134,10 +135,14 @@ _GIVEN = (
 
 
 def given_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those facts about a model that are worth a note: quantisation, layers left out, end tokens, server.
+    """Return the facts about a model that the notes below a table use.
 
     Args:
-        facts: the facts about the model. If one of these is absent, it is also absent from the result.
+        facts: all facts about the model; see `model_facts`.
+
+    Returns:
+        Those of these facts that are known: the quantisation, the layers left out, the number of rollouts without an
+        end token, and how a server returned the rollouts.
     """
     return {key: facts[key] for key in _GIVEN if key in facts}
 
@@ -210,7 +215,7 @@ ROLLOUT_SCHEMA = pa.schema(
 
 
 def item_columns(model: str, estimator: str, item: Item) -> dict[str, Any]:
-    """Return the columns of rollouts.parquet that are known before a rollout is measured."""
+    """Return the values of a rollout in those columns of rollouts.parquet that are known before it is measured."""
     return {
         "model": model,
         "estimator": estimator,
@@ -241,8 +246,8 @@ def _rollout_rows(
         items: the rollouts.
         batch: their token ids.
         signals: the signals of the tokens that are correlated.
-        parts: the signals of the thought alone, and of the answer alone.
-        units: the options that say what is correlated.
+        parts: the signals of the tokens of the thought alone, and of those of the answer alone.
+        units: the options that say what is correlated: tokens, types or steps, and of which part of a rollout.
     """
     min_tokens = units.min_tokens
     spearman = correlate(signals, min_tokens=min_tokens)
@@ -289,5 +294,5 @@ def _rollout_rows(
 
 
 def _mean_of(values: Tensor | None, row: int) -> float:
-    """Return the mean of a row without its NaN values; NaN if the values were not measured."""
+    """Return the mean of one row of `values`, without its NaN values; NaN if `values` is None (not measured)."""
     return math.nan if values is None else float(values[row].nanmean())

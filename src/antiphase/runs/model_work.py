@@ -33,7 +33,7 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 
 
 class ModelWork(ABC):
-    """The work on the models of a run. `Run` derives from it.
+    """The part of a run that generates, measures and writes batches. `Run` derives from it.
 
     Args:
         config: the options of the run, a `RunConfig`.
@@ -43,7 +43,8 @@ class ModelWork(ABC):
     Attributes:
         team: the processes that share the run.
         missing: for each model, the numbers of the batches that were not finished when the run began or continued.
-        plans_before: for each model, the planned numbers of tokens that an interrupted run has left.
+        plans_before: for each model, the planned numbers of tokens that the interrupted run stored. A number says how
+            many tokens of each rollout an estimator NAME:auto measures.
     """
 
     def __init__(self, config: Any, *, progress: bool, in_memory: LoadedModel | None) -> None:
@@ -56,12 +57,12 @@ class ModelWork(ABC):
 
     @abstractmethod
     def tables(self, batch: Any, loaded: LoadedModel, bar: Progress) -> dict[Kind, pa.Table]:
-        """Measure a batch whose rollouts have completions, and return its rows by the name of the table."""
+        """Measure a batch whose rollouts have completions, and return its rows for each table, by the table's name."""
 
     def shared(self, batches: Sequence[Batch], loaded: LoadedModel, folder: RunFolder) -> Sequence[Batch]:
-        """Return the batches of the second or a later model of the run.
+        """Return the batches that the second or a later model of the run works on.
 
-        A probe may put the first model's completions into them.
+        By default they are unchanged. A probe may put the completions of the first model into them.
 
         Args:
             batches: the batches of this model.
@@ -71,11 +72,15 @@ class ModelWork(ABC):
         return batches
 
     def specs(self) -> tuple[SignalSpec, ...]:
-        """Return one spec for each estimator, with the planned numbers of tokens of the model that is measured."""
+        """Return a `SignalSpec` (what is measured, and how) for each estimator.
+
+        For an estimator that is given as NAME:auto, it has the number of tokens that was planned for the present
+        model.
+        """
         return planned(self.config.specs(), self.planned)
 
     def run_models(self, folder: RunFolder, batches: Sequence[Sequence[Batch]]) -> None:
-        """Work on batches until no batch is left that no process has taken. Process 0 then waits for the last ones.
+        """Work on batches until every batch is taken by some process. Process 0 then waits until all are written.
 
         Args:
             folder: the run folder.
@@ -117,7 +122,10 @@ class ModelWork(ABC):
         engines: Engines,
         bar: Progress,
     ) -> None:
-        """Generate, measure and write missing batches of one model, from the batch that this process has taken."""
+        """Generate, measure and write batches of one model until none is left.
+
+        `place` is the place, in the list of missing batches, of the batch that this process has taken as its first.
+        """
         missing, team = self.missing[index], self.team
         first = batches[missing[0]]
         facts = model_facts(loaded, first.items[0].prompt_ids, self.config.specs())
@@ -156,7 +164,10 @@ class ModelWork(ABC):
         facts: Mapping[str, Any],
         bar: Progress,
     ) -> None:
-        """Find the numbers of tokens of the estimators NAME:auto. One process does this, and the others take them."""
+        """Find, for the estimators that a user gave as NAME:auto, how many tokens of each rollout they measure.
+
+        One process finds the numbers, and the others use the same numbers.
+        """
         bar.stage(f"{short_name(loaded)}: planning", 0)
         if self.team.take(f"plan/{index}") > 0:
             self.planned = self.team.wait_for(f"planned/{index}")
@@ -168,7 +179,7 @@ class ModelWork(ABC):
         self.team.publish(f"planned/{index}", self.planned)
 
     def _check_same_model(self, name: str, first: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-        """Raise InvalidInputError if this process has loaded another model than the process with the first batch."""
+        """Raise InvalidInputError if this process and the process with the first batch loaded different models."""
         differing = [key for key in own if first.get(key) != own[key]]
         if differing:
             shown = ", ".join(f"{key} is {own[key]!r} here and {first.get(key)!r} there" for key in differing)
@@ -178,7 +189,7 @@ class ModelWork(ABC):
             )
 
     def wait_for_folder(self, folder: RunFolder, marker: Mapping[str, Any]) -> None:
-        """Wait until this process sees the config.json that process 0 has written. No model is loaded before.
+        """Wait until this process sees the config.json that process 0 has written to the run folder.
 
         Args:
             folder: the run folder.
@@ -199,11 +210,11 @@ class ModelWork(ABC):
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def wait_for_parts(self, folder: RunFolder, index: int, bar: Progress | None = None) -> None:
-        """Wait until all batches of a model are written, by whichever process.
+        """Wait until all batches of a model are written to the run folder, no matter by which process.
 
         Raises:
             LostProcessError: another process has failed or does not answer.
-            InvalidInputError: all batches are written, but this process does not see the files of one.
+            InvalidInputError: all batches are written, but this process does not see the files of one of them.
         """
         missing, since = list(self.missing[index]), math.inf
         while missing:

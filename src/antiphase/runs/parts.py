@@ -44,12 +44,15 @@ def whole_parts(root: Path, kind: Kind) -> list[Path]:
 
 
 def joined_schema(parts: Sequence[Path]) -> pa.Schema:
-    """Return a schema with the columns of all parts."""
+    """Return a schema with every column that at least one of the files (parts) has."""
     return pa.unify_schemas([pq.read_schema(part) for part in parts])
 
 
 def joined_tables(parts: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Read the parts one after the other. If a part lacks a column of the schema, its values are null."""
+    """Yield the tables in some files (parts), one after the other.
+
+    If a file lacks a column of the schema, the values in this column are null.
+    """
     for part in parts:
         table = pq.read_table(part)
         for field in schema:

@@ -15,18 +15,17 @@ _HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 def own_device(name: str, launched: Launch) -> str:
     """Return the name of the device on which this process loads its models.
 
-    One process keeps the name that the user gave. With several processes, each process of a machine takes its own
-    device, by its number on this machine. If a process sees one device only, because the launcher hides the others
-    from it by CUDA_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES, it takes this device. The device also becomes torch's
-    current device.
+    If there is only one process, this is the name that the user gave. If a launcher started several, process i of this
+    machine takes device i (`launched.local_rank`), which also becomes torch's current device. If the launcher shows
+    each process a single device (by CUDA_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES), the process takes this device.
 
     Args:
         name: the device that the user gave, or `auto`.
         launched: the place of this process among the processes that were started together.
 
     Raises:
-        InvalidInputError: several processes name one device, such as `cuda:1`; or there are fewer devices than
-            processes.
+        InvalidInputError: there are several processes, and the user named a single device, such as `cuda:1`; or there
+            are fewer devices than processes.
     """
     if not launched.several:
         return name

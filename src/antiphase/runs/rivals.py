@@ -26,7 +26,7 @@ MIN_ROLLOUTS = 4
 
 @dataclass(frozen=True)
 class Rival:
-    """A number of a rollout that stands beside ι.
+    """A number of a rollout that is compared with ι (ι = −ρ, the inversion), such as its length.
 
     Args:
         column: the column of rollouts.parquet that holds the number. It is empty for ι, since the column of ι depends
@@ -84,7 +84,7 @@ def rollout_score(rollouts: pd.DataFrame, name: str, unit: str = "token") -> np.
     Args:
         rollouts: rows of rollouts.parquet.
         name: a key of `SCORES`.
-        unit: the unit of ι: `type`, `token` or `step`.
+        unit: the unit over which ι, the inversion, is computed: `type`, `token` or `step`.
     """
     rival = SCORES[name]
     held = rival.column or spearman_column(rollouts, unit)
@@ -105,9 +105,10 @@ def rival_correlations(rollouts: pd.DataFrame, unit: str, **resampling: Any) -> 
 
     Returns:
         For each rival that some rollout has: `value`, `low`, `high` and `num_rollouts`, the number of rollouts that
-        have both ι and the rival. The value is None with fewer than 4 such rollouts. There is no interval if, in more
-        than 5 % of the resamples, the rival or ι is the same for all rollouts, because the correlation is undefined
-        there. An example is the length, if all rollouts but one reach the limit.
+            have both ι and the rival. The value is None with fewer than 4 such rollouts. If the rival or ι is the same
+            for all rollouts of a resample, the correlation of this resample is undefined. If this happens in more than
+            5 % of the resamples, there is no interval. An example is the length, if all rollouts but one reach the
+            limit.
     """
     inversion, prompts = torch.from_numpy(rollout_score(rollouts, "inversion", unit)), codes(rollouts.prompt_id)
     found: dict[str, Mapping[str, Any]] = {}
@@ -130,7 +131,7 @@ def _without_weak_interval(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Correlation:
-    """Return the correlation. If a series is constant in too many resamples, its interval is removed (NaN).
+    """Return the correlation; its interval becomes NaN if a series is constant in too many resamples.
 
     Args:
         value: the pooled correlation of the two series.

@@ -67,15 +67,15 @@ class Run(ModelWork, Generic[Wanted, Found]):
 
     @abstractmethod
     def batches(self, tokenizer: Any, limits: Limits) -> Sequence[Batch]:
-        """Return all rollouts of one model, encoded by its tokenizer.
+        """Return all rollouts of one model in batches, encoded by its tokenizer.
 
         Raises:
-            InvalidInputError: the model cannot take a rollout.
+            InvalidInputError: a rollout is too long for the model, or has token ids that the model does not know.
         """
 
     @abstractmethod
     def results(self, frames: Frames, models: dict[str, dict[str, Any]], bar: Progress) -> dict[str, Any]:
-        """Return the part of the summary that only this kind of run has.
+        """Return the part of the summary that only this kind of run (a probe or an evaluation) has.
 
         Args:
             frames: the tables of the run.
@@ -93,10 +93,10 @@ class Run(ModelWork, Generic[Wanted, Found]):
 
     @abstractmethod
     def draw(self, found: Found, folder: Path) -> None:
-        """Draw the figures into a folder."""
+        """Draw the figures of the run, and write them to a folder."""
 
     def write_tables(self, found: Found, folder: Path) -> None:
-        """Write tables that are made of the whole result into a folder."""
+        """Write to a folder the tables that can be made only from the result of the whole run."""
 
     def helpers(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context that is open while the models run, such as a pool of verifying processes."""
@@ -120,7 +120,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
         return found
 
     def take_part(self) -> Found | None:
-        """Do what `run` does, but return None in each process except process 0, which makes the result."""
+        """Begin or continue the run as `run` does. Only process 0 returns the result; the others return None."""
         with team_of(self.request.outputs.out) as self.team:
             if self.config.engine == "vllm":
                 self.team.launch.refuse("the engine 'vllm'", "Start it without the launcher.")
@@ -175,7 +175,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
             return found
 
     def _follow(self) -> None:
-        """Run as another process: work on batches of the run that process 0 has begun, until its result is there."""
+        """Run as a process other than 0: work on batches, and wait until process 0 has made the result."""
         begun, out = self.team.wait_for("begun"), self.request.outputs.out
         self._check_same(begun["identity"], self._identity(), "options or packages")
         if not begun["complete"]:
@@ -195,7 +195,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
         return dict(json.loads(json.dumps(known)))
 
     def _check_same(self, first: Mapping[str, Any], own: Mapping[str, Any], what: str) -> None:
-        """Raise InvalidInputError if something differs between process 0 and this process."""
+        """Raise InvalidInputError if a value differs between process 0 (`first`) and this process (`own`)."""
         differing = [key for key in {**first, **own} if first.get(key) != own.get(key)]
         if differing:
             shown = "; ".join(f"{key}: {first.get(key)!r} and {own.get(key)!r}" for key in differing[:3])
@@ -219,9 +219,9 @@ class Run(ModelWork, Generic[Wanted, Found]):
         return self.batches(tokenizer, limits)
 
     def _prompts(self, batches: Sequence[Sequence[Batch]]) -> dict[str, Any]:
-        """Return the digest of each model's prompts, for `RunFolder.keep_prompts`.
+        """Return the digest of each model's prompts, in the form that `RunFolder.keep_prompts` takes.
 
-        If a chat template asks for the current time, the time that it is given is returned too.
+        If a chat template asks for the current time, the result also has the time that the run tells it.
 
         Raises:
             InvalidInputError: no model's template reads an option of `chat_template_kwargs`.
@@ -236,7 +236,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
         return {"sha256": digests, **({"moment": self.moment} if self._reads_clock else {})}
 
     def inspected(self, name: str) -> Any:
-        """Return a model without its weights, and its tokenizer."""
+        """Return (the model without its weights, its tokenizer) for one model of the run."""
         return inspect_model(
             name,
             trust_remote_code=self.config.trust_remote_code,

@@ -80,7 +80,7 @@ class RunConfig:
             tokens are always measured and stored. With `thought` and `answer`, no step contains tokens of both.
         min_tokens: a rollout with fewer measured tokens (or types) has no correlation of its own.
         min_steps: a rollout with fewer steps has no correlation over steps.
-        num_resamples: the number of bootstrap samples. Each is drawn from the prompts.
+        num_resamples: the number of bootstrap samples for the intervals. Each sample is drawn from the prompts.
         temperature, top_p: how completions are sampled. The temperature 0 is greedy decoding.
         seed: the seed of sampling, of the draws of measured tokens, and of the bootstrap.
         system_prompt: the system message of the chat. Without a chat template, it stands before the prompt.
@@ -181,13 +181,13 @@ class RunConfig:
             raise InvalidInputError(f"the {what} {twice!r} is named twice.")
 
     def check_counts(self, *names: str) -> None:
-        """Raise InvalidInputError if one of these options is below 1."""
+        """Raise InvalidInputError if one of the options with these names is below 1."""
         for name in names:
             if getattr(self, name) < 1:
                 raise InvalidInputError(f"{name} must be at least 1; got {getattr(self, name)}.")
 
     def specs(self) -> tuple[SignalSpec, ...]:
-        """Return one spec for each estimator, in the order of `estimators`."""
+        """Return a `SignalSpec` (what is measured, and how) for each estimator, in the order of `estimators`."""
         return signal_specs(self)
 
     def chat_options(self, moment: str | None = None) -> ChatOptions:
@@ -199,7 +199,7 @@ class RunConfig:
         return ChatOptions(self.chat_template_kwargs, self.fold_system, moment=moment)
 
     def units(self) -> UnitSpec:
-        """Return the options that say what is correlated."""
+        """Return the options that say what is correlated: tokens, types or steps, and of which part of a rollout."""
         return UnitSpec.of(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -209,10 +209,11 @@ class RunConfig:
 
 
 def signal_specs(config: RunConfig, temperature: float = 1.0) -> tuple[SignalSpec, ...]:
-    """Return one `SignalSpec` for each estimator of a run.
+    """Return one `SignalSpec` (what is measured, and how) for each estimator of a run.
 
-    The number of tokens of NAME:auto is not known before the run has measured a rollout. It is 1 here;
-    `auto_targets.planned` puts the planned number in its place.
+    An estimator that is given as NAME:auto measures as many tokens of each rollout as the time allows. This number is
+    not known before the run has measured a rollout. So the spec has the number 1, and `auto_targets.planned` replaces
+    it.
 
     Args:
         config: the options of the run.

@@ -80,7 +80,8 @@ class RunFolder:
         """Open the folder of an interrupted run with the same options, or make a new folder if the path is free.
 
         Raises:
-            InvalidInputError: the folder holds another kind of run, or other options (the message names them).
+            InvalidInputError: the folder holds another kind of run, or a run with other options (the message names
+                them).
         """
         if is_free(path):
             return cls.create(path, config)
@@ -107,7 +108,7 @@ class RunFolder:
         return {"format": self.KIND.format, "format_version": self.KIND.version, "config": dict(config), **kept}
 
     def kept_prompts(self) -> dict[str, Any]:
-        """Return what `keep_prompts` wrote; empty if it was not called yet."""
+        """Return the facts about the prompts that `keep_prompts` wrote; empty if it was not called yet."""
         if not (self.path / "config.json").is_file():
             return {}
         return dict(self.read_json("config.json").get("prompts", {}))
@@ -149,25 +150,25 @@ class RunFolder:
         return read_summary(self.path, self.KIND)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a JSON object. NaN is refused, since JSON has no NaN."""
+        """Write a JSON object to a file in the folder. NaN is refused, since JSON has no NaN."""
         self.write_text(name, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a whole text file."""
+        """Write a text file in the folder. The file gets its name only when it is complete."""
         with self._writing(), self._replacing(self.path / name) as work:
             work.write_text(text, encoding="utf-8")
 
     def write_table(self, kind: Kind, table: pa.Table) -> None:
-        """Write a whole table."""
+        """Write the whole table of a finished run, such as tokens.parquet."""
         with self._writing(), self._replacing(self.path / f"{kind}.parquet") as work:
             pq.write_table(table, work)
 
     def has_part(self, model: int, batch: int) -> bool:
-        """Return whether a batch is finished: whether its rollouts file exists, which is written last."""
+        """Return whether a batch is finished. It is if its rollouts file exists, which is written last."""
         return part_path(self.path, model, batch, "rollouts").is_file()
 
     def write_part(self, model: int, batch: int, tables: Mapping[Kind, pa.Table]) -> None:
-        """Write the tables of a finished batch."""
+        """Write the tables of a finished batch to the folder, one file for each table."""
         with self._writing():
             model_folder(self.path, model).mkdir(parents=True, exist_ok=True)
             for kind in KINDS:
@@ -185,7 +186,7 @@ class RunFolder:
         The run may continue meanwhile, so a table that is read later may contain more batches.
 
         Raises:
-            InvalidInputError: a part cannot be read.
+            InvalidInputError: a file of a batch cannot be read.
         """
         parts = whole_parts(self.path, kind)
         if not parts:
@@ -194,7 +195,10 @@ class RunFolder:
             return _as_frame(pa.concat_tables(joined_tables(parts, joined_schema(parts))))
 
     def merge_parts(self) -> None:
-        """Join the parts of all models into whole tables. If a model lacks a column, its values are null."""
+        """Join the files of all batches (the parts) into whole tables, and write them.
+
+        If a model lacks a column, its values in this column are null.
+        """
         for kind in KINDS:
             parts = whole_parts(self.path, kind)
             if not parts:
@@ -217,7 +221,7 @@ class RunFolder:
         return self.read_frame("tokens"), self.read_frame("rollouts")
 
     def read_frame(self, kind: Kind) -> pd.DataFrame:
-        """Read one whole table.
+        """Read one whole table of a finished run, such as tokens.parquet.
 
         Raises:
             InvalidInputError: the table cannot be read.
@@ -243,7 +247,7 @@ class RunFolder:
         return self.read_frame("alternatives") if (self.path / "alternatives.parquet").is_file() else None
 
     def write_model(self, model: int, facts: Mapping[str, Any]) -> None:
-        """Write the facts about a loaded model to its model.json.
+        """Write the facts about a loaded model, such as its dtype and layers, to its model.json.
 
         Raises:
             InvalidInputError: the finished batches were measured on another model.
@@ -268,19 +272,25 @@ class RunFolder:
         self.write_json(f"parts/model-{model:03d}/model.json", facts)
 
     def planned_targets(self, model: int) -> dict[str, int]:
-        """Return the planned numbers of tokens per rollout of a model; empty if nothing was planned."""
+        """Return, by estimator, the planned number of tokens that are measured of each rollout of a model.
+
+        A number is planned for the estimators that a user gave as NAME:auto. The mapping is empty if there are none.
+        """
         there = (model_folder(self.path, model) / "model.json").is_file()
         return dict(self.read_model(model).get(PLANNED, {})) if there else {}
 
     def read_model(self, model: int) -> dict[str, Any]:
         """Read the facts about a model that `write_model` wrote.
 
-        If a server generated its rollouts, the facts include how many of them were tokenised again here.
+        If a server generated the rollouts, the facts include how many of them came as text and were tokenised here.
         """
         return {**self.read_json(f"parts/model-{model:03d}/model.json"), **kept_counts(kept_paths(self.path, model))}
 
     def discard_if_unused(self) -> None:
-        """Remove the folder if this run made it and finished no rollout. Then a corrected command can use the path."""
+        """Remove the folder if this run made it and finished no rollout.
+
+        A corrected command can then use the same path.
+        """
         begun = any(any(self.path.glob(f"parts/*/*.{ending}")) for ending in ("parquet", "jsonl"))
         if self.created_here and not begun and not self.complete:
             shutil.rmtree(self.path / "parts", ignore_errors=True)
@@ -289,7 +299,7 @@ class RunFolder:
                 self.path.rmdir()
 
     def drop_parts(self) -> None:
-        """Remove the parts. The whole tables must be written before."""
+        """Remove the parts (the files of single batches). The whole tables must have been written before."""
         shutil.rmtree(self.path / "parts", ignore_errors=True)
 
     @contextlib.contextmanager

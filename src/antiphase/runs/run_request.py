@@ -36,7 +36,7 @@ class Outputs:
 
     @classmethod
     def of(cls, out: str | Path | None, *, resume: bool, figures: bool | None, report: bool) -> "Outputs":
-        """Return the outputs for the options of a user.
+        """Return what a run writes, and where, for the options that a user gave.
 
         Args:
             out: the folder to write to; None writes no files.
@@ -88,7 +88,7 @@ class RunRequest(ABC):
 
 
 def stored_draws(config: RunConfig, *, samples: bool = True) -> dict[str, int]:
-    """Return the entry of config.json that says how the seeds of rollouts are made; nothing if none is sampled.
+    """Return the entry of config.json that says how the seeds of rollouts are made; empty if nothing is sampled.
 
     Args:
         config: the options of the run.
@@ -98,7 +98,7 @@ def stored_draws(config: RunConfig, *, samples: bool = True) -> dict[str, int]:
 
 
 def with_rollouts(options: Mapping[str, Any], rollouts: Any) -> tuple[dict[str, Any], Any]:
-    """Add the source of given rollouts to the options.
+    """Add the option `rollouts`, which names the source of given rollouts, to the options.
 
     Args:
         options: the options of a run.

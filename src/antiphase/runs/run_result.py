@@ -9,7 +9,7 @@ from antiphase.page.document import Document
 
 @runtime_checkable
 class Result(Protocol):
-    """The result of a run."""
+    """The result of a run (a probe or an evaluation), as far as `Run` uses it."""
 
     def document(self, title: str) -> Document:
         """Return the content of the interactive page about the run."""

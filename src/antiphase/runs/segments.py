@@ -1,7 +1,7 @@
 """Correlate the thought and the answer of rollouts separately. `steps.segments` finds the two segments.
 
-Two parts use this module: the measurement of a batch needs the signals of one segment alone, and the summary of a run
-has an entry for each segment.
+The measurement of a batch uses this module for the signals of one segment alone. The summary of a run uses it for the
+correlations of each segment.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _OF_TOKENS = ("entropy", "logprob", "strength", "strength_by_projection", "logpr
 
 
 def part_column(unit: str, part: Part) -> str:
-    """Return the name of the column of rollouts.parquet that holds ρ for one segment, over one unit (such as types).
+    """Return the name of the column of rollouts.parquet that holds the correlation ρ of one segment over one unit.
 
     >>> part_column("type", "thought")
     'spearman_type_thought'
@@ -32,9 +32,9 @@ def part_column(unit: str, part: Part) -> str:
 def signals_within(
     signals: TokenSignals, chosen: Bool[Tensor, "batch token"], numbers: Int[Tensor, "batch token"]
 ) -> TokenSignals:
-    """Return signals with the values of the chosen tokens only. The values of all other tokens are NaN.
+    """Return a copy of the signals in which the values of all tokens that are not chosen are NaN.
 
-    The values of a step are kept if its first token is chosen; otherwise they are NaN too.
+    The values of a step are kept if its first token is chosen. Otherwise they are NaN too.
 
     Args:
         signals: the signals of all tokens, with their steps.
@@ -82,12 +82,14 @@ def _chosen_steps(chosen: Tensor, numbers: Tensor, steps: StepSignals) -> Bool[T
 
 
 def tokens_of(tokens: pd.DataFrame, segment: Segment) -> pd.DataFrame:
-    """Return the rows of tokens.parquet that belong to a segment; all rows for `all`."""
+    """Return the rows of tokens.parquet that belong to a segment (`thought` or `answer`); all rows for `all`."""
     return tokens if segment == "all" else tokens[tokens.segment == segment]
 
 
 def steps_of(steps: pd.DataFrame, tokens: pd.DataFrame, segment: Segment) -> pd.DataFrame:
-    """Return the rows of steps.parquet that belong to a segment. A step belongs to the segment of its first token.
+    """Return the rows of steps.parquet that belong to a segment (thought or answer).
+
+    A step belongs to the segment of its first token.
 
     Args:
         steps: the steps of one model and estimator.
@@ -109,7 +111,7 @@ def segment_statistics(
     Args:
         tokens, rollouts, steps: all rows of one model and estimator; `steps` is None in a run that was made before
             antiphase measured steps.
-        units: the options that say what is correlated.
+        units: the options that say what is correlated: tokens, types or steps, and of which part of a rollout.
         resampling: `num_resamples` and `seed` of the bootstrap.
 
     Returns:

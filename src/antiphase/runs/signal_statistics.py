@@ -29,14 +29,16 @@ def signal_statistics(
     num_resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Compute pooled and per-rollout correlations with intervals, as values that JSON can hold.
+    """Compute the correlations of entropy and strength with intervals, as values that JSON can hold.
+
+    They are computed over all rollouts together, and also within each rollout and then averaged.
 
     Args:
         tokens, rollouts, steps: all rows of one model and estimator; `steps` is None in a run that was made before
             antiphase measured steps.
         layers, projections: the layers and projections that were measured.
-        units: the options that say what is correlated.
-        num_resamples: the number of bootstrap samples. Each is drawn from the prompts.
+        units: the options that say what is correlated: tokens, types or steps, and of which part of a rollout.
+        num_resamples: the number of bootstrap samples for the intervals. Each sample is drawn from the prompts.
         seed: seed of the random generator that draws the bootstrap samples.
     """
     within: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed}
@@ -87,7 +89,7 @@ def signal_statistics(
 def _chain(
     tokens: pd.DataFrame, strength: Tensor, clusters: Tensor, token_ids: Tensor, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Compute the links of the paper's argument from entropy to strength, and the controls.
+    """Compute the correlations along the paper's argument from entropy to strength, and the controls.
 
     The result is empty if the run was made before antiphase wrote the columns that are needed.
     """
@@ -105,7 +107,7 @@ def _chain(
 
 
 def _cell(entropy_ranks: Tensor, strength: Tensor, min_tokens: int) -> float | None:
-    """Compute the ρ of one layer and projection; None if it is undefined.
+    """Compute the correlation ρ of entropy and the strength in one layer and projection; None if it is undefined.
 
     Args:
         entropy_ranks: the ranks of the entropies of all tokens.

@@ -17,14 +17,17 @@ def signed(value: float | None) -> str:
 
 
 def interval_text(entry: Mapping[str, float | None]) -> str:
-    """Return an interval as `[−0.200, −0.100]`; a dash if the entry has no interval."""
+    """Return the interval of an entry (a mapping with `low` and `high`) as `[−0.200, −0.100]`; a dash for None."""
     if entry["low"] is None:
         return "—"
     return f"[{signed(entry['low'])}, {signed(entry['high'])}]"
 
 
 def with_interval(entry: Mapping[str, float | None] | None) -> str:
-    """Return a value and its interval as `−0.150 [−0.200, −0.100]`; a dash if nothing was measured."""
+    """Return the value of an entry with its interval, as `−0.150 [−0.200, −0.100]`; a dash for None.
+
+    An entry is a mapping with `value`, `low` and `high`. It is None if nothing was measured.
+    """
     if entry is None:
         return "—"
     return signed(entry["value"]) if entry["low"] is None else f"{signed(entry['value'])} {interval_text(entry)}"
@@ -61,18 +64,27 @@ def _printed(parts: Sequence[Any], width: int) -> list[str]:
 
 
 def shown_parts(results: Sequence[Mapping[str, Any]]) -> list[Part]:
-    """Return the segments (thought, answer) that have a column of ρ in a table; none if no rollout has a thought."""
+    """Return the segments (thought, answer) whose correlation ρ a table shows in a column of its own.
+
+    The list is empty if no rollout has a thought.
+    """
     return [part for part in PARTS if any(part in (result.get("segments") or {}) for result in results)]
 
 
 def of_part(result: Mapping[str, Any], part: Part, unit: str) -> str:
-    """Return the ρ of one segment over a unit (such as `type`) as text; a dash if the result does not contain it."""
+    """Return the correlation ρ of one segment (thought or answer) as text; a dash if the result lacks it.
+
+    `unit` is the unit over which ρ is computed: `type`, `token` or `step`.
+    """
     entry = (result.get("segments") or {}).get(part)
     return "—" if entry is None or unit not in entry["units"] else signed(entry["units"][unit]["value"])
 
 
 def parts_note(result: Mapping[str, Any], unit: str) -> str | None:
-    """Return a note with the ρ of each segment, its interval and its number of tokens; None if there is no thought."""
+    """Return a note with the correlation ρ of thoughts and that of answers; None if no rollout has a thought.
+
+    The note also gives the interval and the number of tokens of each ρ.
+    """
     texts = [
         f"ρ of the {part} by {unit} {with_interval(entry['units'].get(unit))} over {entry['num_tokens']:,} tokens of "
         f"{entry['num_rollouts']:,} of {result['num_rollouts']:,} rollouts"
@@ -98,7 +110,7 @@ def segment_note(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def unit_note(result: Mapping[str, Any]) -> str:
-    """Return a note that explains the units, with the splitter and the step strength of the result."""
+    """Return a note that explains the units (type, token, step), and how steps were split and measured."""
     return (
         "by type: means over each distinct token id (the paper's fingerprint); by token: positions; by step: the "
         f"parts of a rollout ({result.get('splitter', 'sentence')}; strength: {result.get('step_strength', 'mean')})."
@@ -117,7 +129,7 @@ def ends_note(result: Mapping[str, Any]) -> str | None:
 
 
 def server_note(result: Mapping[str, Any]) -> str | None:
-    """Return a note that says how many rollouts a server returned as text, tokenised again here; None if none."""
+    """Return a note that says how many rollouts a server returned as text instead of token ids; None if none."""
     count = result.get("num_retokenised")
     if not count:
         return None
@@ -130,10 +142,10 @@ def server_note(result: Mapping[str, Any]) -> str | None:
 
 
 def subsampling_note(result: Mapping[str, Any]) -> str | None:
-    """Return a note with the standard error of ρ that comes from the draw of the measured tokens.
+    """Return a note on the error of ρ that arises because only some tokens, drawn at random, were measured.
 
-    It is None if all tokens were measured, or if the error is unknown. If the first unit is `step`, the note gives the
-    error of ρ by token.
+    ρ is the correlation of entropy and strength, and the note gives its standard error. The note is None if all tokens
+    were measured, or if the error is unknown. If the first unit is `step`, it is the error of the ρ over tokens.
     """
     units, targets = by_unit(result), result.get("targets_per_rollout")
     unit = "token" if result.get("headline") == "step" else result.get("headline", "token")
@@ -147,7 +159,10 @@ def subsampling_note(result: Mapping[str, Any]) -> str | None:
 
 
 def undefined_note(result: Mapping[str, Any]) -> str | None:
-    """Return a note that says, for each unit, how many rollouts have no ρ of their own; None if all have one."""
+    """Return a note that says how many rollouts have no correlation ρ of their own; None if all have one.
+
+    The number is given for each unit (type, token, step).
+    """
     units = {unit: entry["num_undefined"] for unit, entry in by_unit(result).items() if entry["num_undefined"]}
     if not units:
         return None

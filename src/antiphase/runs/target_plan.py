@@ -1,8 +1,8 @@
 """Find how many tokens of each rollout an estimator can measure within a time limit, for `full:auto`.
 
-The time for a rollout is taken as a + b n, where n is the number of measured tokens. Both numbers are measured on one
-rollout, on a CPU with 1 and with 4 tokens. The others are assumed to cost as much for each position, since the time of
-a backward pass grows with the length of the rollout.
+The time for a rollout is taken as a + b n, where n is the number of measured tokens. To find a and b, one rollout is
+measured with two numbers of tokens (on a CPU, 1 and 4). The time of another rollout is assumed to be proportional to
+its length, since the time of a backward pass grows with the length.
 """
 
 import dataclasses
@@ -30,15 +30,15 @@ def plan(
     units: UnitSpec,
     seconds: float,
 ) -> int:
-    """Return the number of tokens per rollout that can be measured in the given time, at least 1.
+    """Return how many tokens of each rollout an estimator can measure in the given time, at least 1.
 
     Args:
         loaded: the model that is measured.
         items: rollouts of the run, of which at least one has a completion. The rollouts that are generated later are
             assumed to be as long as these.
         num_rollouts: the number of all rollouts of the run.
-        spec: the options of the measurement.
-        units: the options that say what is correlated.
+        spec: the estimator and the options of its measurement.
+        units: the options that say what is correlated: tokens, types or steps, and of which part of a rollout.
         seconds: the time limit. The time that planning takes is a part of it.
 
     Cost: on a CPU, the measurement of 6 tokens of one rollout.
@@ -65,9 +65,10 @@ def plan(
 
 
 def plans(loaded: LoadedModel, items: Sequence[Item], num_rollouts: int, config: RunConfig) -> dict[str, int]:
-    """Return how many tokens of each rollout every estimator NAME:auto of a run will measure, by its NAME.
+    """Return, for the estimators that a user gave as NAME:auto, how many tokens of each rollout they will measure.
 
-    It is the number that fits into the time limit. `plan` explains the arguments.
+    The key is the name of the estimator. The number is the greatest that fits into the time limit; `plan` explains the
+    arguments.
     """
     seconds = DEFAULT_SECONDS if config.auto_seconds is None else config.auto_seconds
     return {
@@ -82,13 +83,15 @@ def targets_within(
 ) -> int:
     """Return the greatest number n of tokens with (a + b n) · rollouts ≤ seconds, at least 1.
 
+    a + b n is the time for one rollout of which n tokens are measured. a and b are computed from two measured times.
+
     Args:
         seconds: the time limit.
         few: the measured time of one rollout with the smaller number of tokens, a + b n.
-        more: the measured time with the greater number. If it is hardly longer, the difference may be noise, and all
-            of it is taken as the cost of its tokens (a = 0).
+        more: the measured time of one rollout with the greater number of tokens. If this time is hardly longer than
+            `few`, the difference may be noise. Then the whole time is taken as the cost of the tokens (a = 0).
         rollouts: the number of rollouts.
-        numbers: both numbers of tokens.
+        numbers: the smaller and the greater number of tokens.
 
     >>> targets_within(100.0, 2.0, 5.0, rollouts=10)
     9
@@ -107,7 +110,7 @@ def targets_within(
 
 
 def _seconds(loaded: LoadedModel, item: Item, spec: SignalSpec, units: UnitSpec) -> float:
-    """Return the time on the clock for measuring one rollout."""
+    """Measure one rollout, and return how many seconds this took."""
     start = time.perf_counter()
     with Progress(1, shown=False) as bar:
         measure_items(loaded, [item], [spec], units, bar)

@@ -38,7 +38,10 @@ _RUNS = itertools.count(1)
 
 
 class Alone:
-    """The team of a run that one process does alone."""
+    """The team of a run that one process does alone.
+
+    It has the methods of `Team`, so that a run needs no other code for a single process.
+    """
 
     launch = Launch()
 
@@ -77,7 +80,10 @@ class Alone:
         """Raise LostProcessError if another process has failed, does not answer, or cannot be reached."""
 
     def counted_elsewhere(self) -> float:
-        """Return how many units of the progress bar the other processes have finished, as far as this is known."""
+        """Return how much of the progress bar the other processes have finished, in units of the bar.
+
+        This is the newest number that the processes have reported.
+        """
         return 0.0
 
     def report(self, units: float) -> None:
@@ -143,7 +149,7 @@ class Team(Alone):
         return json.loads(self._asked(lambda: self._store.get(f"fact/{name}")))
 
     def check(self) -> None:
-        """Look whether the other processes are well; see `Alone.check`."""
+        """Raise LostProcessError if another process has failed or does not answer; see `Alone.check`."""
         if self._broken is not None:
             raise self._broken
         # A process publishes its failure before it leaves. So the signs of life are read before the failure is.
@@ -167,11 +173,11 @@ class Team(Alone):
                 )
 
     def counted_elsewhere(self) -> float:
-        """Return the units of the others; see `Alone.counted_elsewhere`."""
+        """Return how much of the progress bar the other processes have finished; see `Alone.counted_elsewhere`."""
         return self._elsewhere
 
     def report(self, units: float) -> None:
-        """Tell the others the units of this process; see `Alone.report`."""
+        """Tell the other processes how much of the progress bar this process has finished; see `Alone.report`."""
         self._units = units
 
     def _has(self, key: str) -> bool:
@@ -181,7 +187,7 @@ class Team(Alone):
         return asked(ask, self.launch)
 
     def _beat(self) -> None:
-        """Show until the end of the run that this process is alive, and look whether the others are."""
+        """Show until the end of the run that this process is alive, and check whether the other processes are."""
         while not self._ended.wait(_SECONDS_BETWEEN_PULSES):
             try:
                 self._pulse()
@@ -218,7 +224,7 @@ class Team(Alone):
 
 
 def asked(ask: Callable[[], Any], launched: Launch) -> Any:
-    """Ask the store of the processes something, and replace its errors.
+    """Call `ask`, which reads or writes the store of the processes, and return its result.
 
     Raises:
         LostProcessError: the store cannot be reached.
@@ -266,7 +272,7 @@ def team_of(out: Path | None) -> Alone:
 
 
 def prefixed(launched: Launch, prefix: str) -> Any:
-    """Return the store that all processes share, limited to keys with a prefix.
+    """Return the key-value store that all processes share, limited to the keys with a prefix.
 
     Raises:
         LostProcessError: the store cannot be reached.

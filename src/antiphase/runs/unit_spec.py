@@ -23,7 +23,7 @@ BEFORE_UNITS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class UnitSpec:
-    """The options that say what is correlated.
+    """The options that say what is correlated: tokens, types or steps, and of which part of a rollout.
 
     Args:
         headline: the unit of the ρ that is shown if there is room for one number only.
@@ -43,7 +43,7 @@ class UnitSpec:
 
     @classmethod
     def of(cls, config: Any) -> "UnitSpec":
-        """Take the options of the units from a config, and check them.
+        """Return the options that say what is correlated, taken from a config and checked.
 
         Args:
             config: a `RunConfig`, or any object with its fields `unit`, `splitter`, `step_strength`, `segment`,
@@ -62,5 +62,5 @@ class UnitSpec:
         return cls(config.unit, splitter, config.min_tokens, config.min_steps, config.segment, tags)
 
     def least(self, unit: Unit) -> int:
-        """Return the least number of items of a unit that a correlation needs."""
+        """Return how many items of a unit (tokens, types or steps) a correlation needs at least."""
         return self.min_steps if unit == "step" else self.min_tokens

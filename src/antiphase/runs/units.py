@@ -33,7 +33,7 @@ STEP_SCHEMA = pa.schema(
 def step_rows(
     owners: Sequence[Mapping[str, str]], steps: StepSignals, numbers: Int[Tensor, "batch token"]
 ) -> list[dict[str, Any]]:
-    """Make the rows of steps.parquet.
+    """Make the rows of steps.parquet, one for each step of each rollout.
 
     Args:
         owners: the columns model, estimator, prompt_id and rollout_id of each rollout.
@@ -74,7 +74,7 @@ def codes(series: "pd.Series[Any]") -> Int[Tensor, "row"]:
 
 
 def interval_of(entry: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return only `value`, `low` and `high` of an entry."""
+    """Return a copy of the mapping `entry` with only its keys `value`, `low` and `high`."""
     return {key: entry[key] for key in ("value", "low", "high")}
 
 
@@ -90,7 +90,7 @@ def unit_statistics(
     Args:
         tokens, rollouts, steps: the rows of one model and estimator; `steps` is None in a run that was made before
             antiphase measured steps.
-        units: the options that say what is correlated.
+        units: the options that say what is correlated: tokens, types or steps, and of which part of a rollout.
         resampling: `num_resamples` and `seed` of the bootstrap, which draws prompts.
 
     Returns:
@@ -171,7 +171,7 @@ def _beside_steps(tokens: pd.DataFrame, steps: pd.DataFrame, units: UnitSpec, **
 
 
 def headline_of(result: Mapping[str, Any]) -> Unit:
-    """Return the headline unit of a result, which is the unit of the ρ that is shown first.
+    """Return the headline unit of a result: the unit of the correlation ρ that is shown first.
 
     It is `token` for a run that was made before antiphase had other units.
     """
@@ -179,12 +179,15 @@ def headline_of(result: Mapping[str, Any]) -> Unit:
 
 
 def headline_entry(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the entry of the ρ that is shown first (over the headline unit); None if no signals were measured."""
+    """Return the correlation ρ that is shown first, with its interval and counts, as a mapping.
+
+    It is the ρ over the headline unit. The result is None if no signals were measured.
+    """
     return by_unit(result)[headline_of(result)] if "spearman" in result else None
 
 
 def spearman_column(rollouts: pd.DataFrame, unit: str) -> str:
-    """Return the name of the column of rollouts.parquet that holds ρ over a unit.
+    """Return the name of the column of rollouts.parquet that holds the correlation ρ over a unit.
 
     For an old run, which has only ρ over tokens, it is always the column `spearman`.
     """
@@ -193,7 +196,10 @@ def spearman_column(rollouts: pd.DataFrame, unit: str) -> str:
 
 
 def by_unit(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the entry of ρ for each unit. A result of an old run, without the key `units`, has `token` and `type`."""
+    """Return, for each unit (type, token, step), a mapping with the correlation ρ, its interval and counts.
+
+    An old run, without the key `units`, has only `token` and `type`.
+    """
     if "units" in result:
         return dict(result["units"])
     undefined = {"num_items": result["num_tokens"], "num_undefined": result["num_undefined"]}

@@ -16,10 +16,10 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 def spoken(error: AntiphaseError, launched: Launch) -> str | None:
     """Return the text of an error as this process should print it; None if another process prints it.
 
-    If all processes of a machine end with the same error, the first of them prints it. If process 0 finds an error
-    before it begins the run, the error is that of all processes too, since the others wait for it. If only some end
-    with it, the first of these prints it, with their numbers. A process that ends because another one failed prints
-    nothing, if the other one prints its own error on the same machine.
+    If all processes of a machine end with the same error, the first of them prints it. If only some of them do, the
+    first of these prints it, together with their numbers. An error that process 0 finds before it begins the run
+    counts as an error of all processes, since the others wait for process 0. If a process ends only because another
+    one failed, and the other one prints its own error on the same machine, it prints nothing.
 
     Args:
         error: the error with which this process ends.
@@ -47,7 +47,9 @@ def spoken(error: AntiphaseError, launched: Launch) -> str | None:
 
 
 def _saying(text: str, launched: Launch) -> list[int]:
-    """Return the numbers of the processes of this machine that end with this text, after a short wait for them.
+    """Return the numbers of the processes of this machine that end with this error text.
+
+    The function waits a short time for the other processes.
 
     Raises:
         LostProcessError: the store of the processes cannot be reached.
@@ -67,7 +69,7 @@ def _saying(text: str, launched: Launch) -> list[int]:
 
 
 def _begun(launched: Launch) -> bool:
-    """Return whether process 0 has begun the run. Until then it makes checks for all processes, which wait for it."""
+    """Return whether process 0 has begun the run. Before that, it makes checks, and the others wait for it."""
     from antiphase.runs.team import asked, prefixed
 
     return bool(asked(lambda: prefixed(launched, "run-1").check(["fact/begun"]), launched))
@@ -94,7 +96,10 @@ def stop_once(launched: Launch) -> None:
 
 
 def tells_of_stop(launched: Launch) -> bool:
-    """Return whether this process prints that the run was stopped: process 0, unless another one prints its error."""
+    """Return whether this process prints that the run was stopped.
+
+    Only process 0 prints this, and not if another process prints the error that stopped the run.
+    """
     if not launched.several:
         return True
     if not launched.first:
@@ -112,7 +117,9 @@ def tells_of_stop(launched: Launch) -> bool:
 
 
 def agreed_out(launched: Launch, out: str) -> str:
-    """Return the folder that process 0 proposes. Each process proposes one, which contains its time and number.
+    """Return the output folder that process 0 proposes, so that all processes use the same folder.
+
+    Each process proposes a folder. Their names differ, because a name contains the time and the number of the process.
 
     Args:
         launched: the place of this process among the processes that were started together.
