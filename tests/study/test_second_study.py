@@ -130,6 +130,11 @@ def test_a_stopped_cell_goes_on_with_the_same_bytes(traces, model_dir, tmp_path,
     assert steps == []
     assert "3 cells, 1 done" in describe(settings, settings.cells(), tmp_path / "stopped")
     assert "0 optimizer steps" in describe(settings, settings.chosen(["reasoning"]), tmp_path / "stopped")
+    # A kill after the last measurement leaves the checkpoint, and the next call removes it.
+    left = tmp_path / "stopped" / "work" / "reasoning.s0"
+    left.mkdir(parents=True)
+    run(settings, tmp_path / "stopped", ["reasoning"])
+    assert not left.exists()
 
 
 def test_what_is_stored_is_what_a_probe_finds(traces, model_dir, tmp_path):
