@@ -7,11 +7,13 @@ the study that was not run yet is called so.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import pandas as pd
+from finding import Finding
 from gain_split import PARTS, gain_split, rollouts_of
-from verdict_claims import SWEEPS, Finding, findings
+from verdict_claims import SWEEPS, findings, is_gain, sft_changes
 from verdict_figure import verdict_figure
 
 from antiphase.evaluation.comparison_formats import markdown_table
@@ -32,7 +34,8 @@ def write_verdict(folder: Path) -> str:
     text = _markdown(found, _splits(folder))
     (folder / "verdict.md").write_text(text, encoding="utf-8")
     (folder / "figures").mkdir(exist_ok=True)
-    figure = verdict_figure(found)
+    gains = [one for one in found if is_gain(one) and not math.isnan(one.value)]
+    figure = verdict_figure(sft_changes(folder), gains)
     with styled():
         for suffix in ("png", "svg"):
             figure.savefig(folder / "figures" / f"verdict.{suffix}", dpi=150, metadata={"Date": None})

@@ -4,15 +4,14 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from emergence_findings import Cells, Value
 from emergence_settings import ROLLOUTS
+from finding import AGAINST, FOR, NOT_RUN, Finding, judged, points
 
 from antiphase.runs.table_text import signed
 
-NOT_RUN = "not run yet"
-FOR, AGAINST, SMALLER, UNDECIDED = "for", "against", "smaller than the paper's", "not enough data"
 # The post's changes of ρ by type in the first 200 steps of SFT: Qwen and Llama.
 SFT_CHANGES = (-0.137, -0.504)
 # CorR-PO minus GRPO in the paper's averages, in points.
@@ -31,83 +30,9 @@ _COMPARED = {
 }  # fmt: skip
 
 
-class Finding(NamedTuple):
-    """What was found on one claim at one scale.
-
-    Args:
-        claim: the claim.
-        paper: the paper's number.
-        scale: the model and the number of seeds and texts or problems.
-        what: what our number is.
-        value, low, high: our number and its 95 % interval; NaN if it was not measured.
-        detectable: the smallest true value that the data tell from 0 in 80 % of cases; NaN if unknown.
-        unit: `ρ` or `points`.
-        verdict: what our number says about the claim.
-        mind: what would change our mind.
-    """
-
-    claim: str
-    paper: str
-    scale: str
-    what: str
-    value: float
-    low: float
-    high: float
-    detectable: float
-    unit: str
-    verdict: str
-    mind: str
-
-    @property
-    def text(self) -> str:
-        """Our number with its interval; a dash if there is none."""
-        if math.isnan(self.value):
-            return "—"
-        if self.unit == "points":
-            ends = "" if math.isnan(self.low) else f" [{_points(self.low)}, {_points(self.high)}]"
-            return f"{_points(self.value)}{ends} points"
-        return f"{signed(self.value)}" + (
-            "" if math.isnan(self.low) else f" [{signed(self.low)}, {signed(self.high)}]"
-        )
-
-    @property
-    def power(self) -> str:
-        """`detectable` as text; a dash if it is unknown."""
-        if math.isnan(self.detectable):
-            return "—"
-        return f"{100 * self.detectable:.1f} points" if self.unit == "points" else f"{self.detectable:.2f}"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")
-
-
-def judged(value: Value, sign: int, size: float | None = None) -> str:
-    """Return what a value says about a claim that it has a sign.
-
-    Args:
-        value: the value with its interval.
-        sign: +1 or −1, the sign that the claim says.
-        size: the paper's value; None if the paper gives none.
-
-    Returns:
-        `for` if the interval lies on the claimed side of 0, and `against` if it lies on the other one. If it contains
-        0, it is `smaller than the paper's` if it does not contain the paper's value, and `not enough data` if it does.
-        Where one seed was run, the verdict says so.
-    """
-    if value.num_seeds == 0 or math.isnan(value.value):
-        return NOT_RUN
-    if math.isnan(value.low):
-        return UNDECIDED
-    if sign * (value.low if sign > 0 else value.high) > 0:
-        verdict = FOR
-    elif sign * (value.high if sign > 0 else value.low) < 0:
-        verdict = AGAINST
-    elif size is not None and not value.low <= size <= value.high:
-        verdict = SMALLER
-    else:
-        verdict = UNDECIDED
-    return verdict if value.num_seeds > 1 else f"{verdict} (one seed)"
+def is_gain(finding: Finding) -> bool:
+    """Return whether a finding is about the accuracy of CorR-PO or of one of its controls."""
+    return finding.claim in (_GAIN, _CONTROL)
 
 
 def findings(folder: Path) -> list[Finding]:
@@ -118,6 +43,19 @@ def findings(folder: Path) -> list[Finding]:
     """
     cells = Cells.read(folder / "results-emergence")
     return [*_emergence(cells), *_cause(cells), *_chain(cells), *_gains(folder), *_signature(folder), *_layers(folder)]
+
+
+def sft_changes(folder: Path) -> dict[str, dict[str, Value]]:
+    """Return the change of ρ by sentence at the last step of every corpus, on held-out reasoning texts and rollouts.
+
+    Args:
+        folder: the folder of the study.
+    """
+    cells = Cells.read(folder / "results-emergence")
+    return {
+        corpus: {texts: _last_change(cells, corpus, texts, "step", "none") for texts in ("reasoning", ROLLOUTS)}
+        for corpus in cells.corpora
+    }
 
 
 def _emergence(cells: Cells) -> list[Finding]:
@@ -186,7 +124,7 @@ def _link(row: Mapping[str, Any], link: str) -> list[float]:
 
 def _gains(folder: Path) -> list[Finding]:
     """CorR-PO is better than GRPO, and its controls are not."""
-    paper = ", ".join(f"{_points(gain / 100)} ({model})" for model, gain in GAINS.items())
+    paper = ", ".join(f"{points(gain / 100)} ({model})" for model, gain in GAINS.items())
     mind = "three seeds of studies/paper/qwen3-1.7b.yaml"
     found = []
     for name, models in SWEEPS.items():

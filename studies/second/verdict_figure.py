@@ -1,12 +1,15 @@
-"""The figure of the verdict: every number of ours with its interval, beside the paper's."""
+"""The figure of the verdict: what SFT does to ρ and what CorR-PO does to accuracy, beside the paper's numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from verdict_claims import FOR, GAINS, SFT_CHANGES, Finding
+from emergence_findings import Value
+from emergence_settings import ROLLOUTS
+from finding import Finding
+from verdict_claims import GAINS, SFT_CHANGES
 
 from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas
 
@@ -14,40 +17,78 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# The sets of texts that are drawn, each with its words, colour and place below the row's middle.
+_TEXTS = {"reasoning": ("on held-out reasoning texts", BLUE, -0.14), ROLLOUTS: ("on its own rollouts", ORANGE, 0.14)}
+# The methods that are drawn, each with its words, colour, marker and place below the row's middle.
+_METHODS = {
+    "corr-po": ("CorR-PO", BLUE, "o", -0.24),
+    "shuffled": ("control: strengths shuffled", GREY, "s", 0.0),
+    "random": ("control: random scores", GREY, "x", 0.24),
+}
 
-def verdict_figure(found: Sequence[Finding]) -> Figure:
-    """Draw changes of ρ on the left and differences of accuracy on the right, a row for each finding.
 
-    The paper's numbers are diamonds. A finding that was not measured has an empty row.
+def verdict_figure(changes: Mapping[str, Mapping[str, Value]], gains: Sequence[Finding]) -> Figure:
+    """Draw the changes of ρ by SFT on the left, and the gains of accuracy by CorR-PO on the right.
 
     Args:
-        found: the findings. Links of the chain are left out, since they are no changes.
+        changes: for each corpus that was trained on, the change of ρ by sentence on each set of texts.
+        gains: the findings on the accuracy of CorR-PO and its controls.
     """
-    changes = [one for one in found if one.unit == "ρ" and not one.claim.startswith("Low entropy")]
-    gains = [one for one in found if one.unit == "points"]
-    height = 1.3 + 0.23 * max(len(changes), len(gains), 4)
-    with canvas(11, height) as (_, figure):
+    scales = list(dict.fromkeys(one.scale for one in gains))
+    with canvas(10.4, 1.9 + 0.42 * max(len(changes), len(scales) + 1, 3)) as (_, figure):
         left, right = figure.subplots(1, 2)
-        _rows(left, changes, 1)
-        for place, size in enumerate(SFT_CHANGES):
-            left.plot(size, -0.9, "D", color=INK, markersize=4, label="the paper's" if place == 0 else None)
-        left.set(title="Does ρ become more negative?", xlabel="change or difference of ρ (negative: as claimed)")
-        _rows(right, gains, 100)
-        for gain in GAINS.values():
-            right.plot(gain, -0.9, "D", color=INK, markersize=4)
-        right.set(title="Does CorR-PO solve more?", xlabel="points of accuracy against GRPO (positive: as claimed)")
-        left.legend(loc="lower left")
+        _changes(left, changes)
+        _gains(right, scales, gains)
     return figure
 
 
-def _rows(axis: Axes, found: Sequence[Finding], scale: float) -> None:
-    """Draw a row for each finding: its value with its interval, in blue if it is for the claim."""
-    for row, one in enumerate(found):
-        colour = BLUE if one.verdict.startswith(FOR) else ORANGE if one.verdict.startswith("against") else GREY
-        if not math.isnan(one.value):
-            axis.plot(scale * one.value, row, "o", color=colour, markersize=4)
-            axis.plot([scale * one.low, scale * one.high], [row, row], color=colour, linewidth=1.4)
-    axis.axvline(0, color=FAINT, linewidth=0.9, zorder=0)
-    axis.set_ylim(max(len(found), 1) - 0.4, -1.5)
-    axis.set_yticks([-0.9, *range(len(found))], ["the paper", *(f"{one.what}\n{one.scale}" for one in found)])
-    axis.tick_params(axis="y", labelsize=5.5, length=0)
+def _changes(axis: Axes, changes: Mapping[str, Mapping[str, Value]]) -> None:
+    """Draw a row for each corpus, and the range of the published changes as a band."""
+    axis.axvspan(*sorted(SFT_CHANGES), color=FAINT, alpha=0.55, linewidth=0, zorder=0)
+    axis.text(sum(SFT_CHANGES) / 2, -0.85, "published, by type", ha="center", va="center", fontsize=7.5, color=GREY)
+    for row, by_texts in enumerate(changes.values()):
+        for texts, (words, colour, place) in _TEXTS.items():
+            _point(axis, by_texts[texts], row + place, 1.0, colour, "o", words if row == 0 else None)
+    _rows(axis, [f"SFT on {corpus}" for corpus in changes] or ["no training has run yet"])
+    axis.set(title="Does SFT on reasoning, and only it, turn ρ negative?", xlabel="change of ρ by sentence")
+    if changes:
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+
+
+def _gains(axis: Axes, scales: Sequence[str], gains: Sequence[Finding]) -> None:
+    """Draw the paper's gains in the first row, and a row for each scale of ours."""
+    ordered = sorted(GAINS, key=GAINS.__getitem__)
+    for place, model in enumerate(ordered):
+        axis.plot(GAINS[model], 0, "D", color=INK, markersize=4.5)
+        # The first name stands on the left of its mark, the last one on the right, and others stand above.
+        side = {0: ("right", (-6, -2)), len(ordered) - 1: ("left", (6, -2))}.get(place, ("center", (0, 7)))
+        where = {"ha": side[0], "xytext": side[1], "textcoords": "offset points"}
+        axis.annotate(model, (GAINS[model], 0), fontsize=6.5, **where)
+    drawn = set()
+    for one in gains:
+        for method, (words, colour, marker, place) in _METHODS.items():
+            if one.what == f"accuracy of {method} minus grpo":
+                label = None if method in drawn else words
+                _point(axis, one, scales.index(one.scale) + 1 + place, 100.0, colour, marker, label)
+                drawn.add(method)
+    _rows(axis, ["the paper, one run each", *(scale.replace("; ", "\n") for scale in scales)])
+    axis.set(title="Does CorR-PO solve more than GRPO?", xlabel="points of accuracy against GRPO")
+    if drawn:
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+
+
+def _point(
+    axis: Axes, value: Value | Finding, row: float, scale: float, colour: str, marker: str, label: str | None
+) -> None:
+    """Draw a value with its interval; nothing if it was not measured."""
+    if not math.isnan(value.value):
+        axis.plot([scale * value.low, scale * value.high], [row, row], color=colour, linewidth=1.5)
+        axis.plot(scale * value.value, row, marker, color=colour, markersize=5, linestyle="none", label=label)
+
+
+def _rows(axis: Axes, names: Sequence[str]) -> None:
+    """Name the rows, from top to bottom, and mark 0."""
+    axis.axvline(0, color=INK, linewidth=0.7, zorder=0)
+    axis.set_ylim(len(names) - 0.4, -1.1)
+    axis.set_yticks(range(len(names)), names)
+    axis.tick_params(axis="y", length=0)

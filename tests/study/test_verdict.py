@@ -8,8 +8,9 @@ import pytest
 import verdict
 from emergence_findings import Value
 from emergence_rows import ROWS
+from finding import NOT_RUN, judged
 from split_rows import made
-from verdict_claims import NOT_RUN, findings, judged
+from verdict_claims import findings
 
 
 def difference(value, half, seeds=5):
