@@ -1,8 +1,8 @@
 """Reads a recipe, the YAML file and the flags of `antiphase train`, and resolves it into the options of a run.
 
 The keys are the fields of `RunOptions`, of TRL's `ModelConfig` and of `CorRPOConfig`, so every argument of TRL's GRPO
-is a key. If several places give a key a value, the first of these counts: the flag, the file, the preset, the default
-of antiphase.
+is a key. A key can get a value in several places. The flag is used first, then the file, then the preset, then the
+default of antiphase.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Recipe:
 
     Args:
         options: antiphase's own options.
-        model: TRL's options of the model, with its name resolved.
+        model: TRL's options of the model. If the model is `demo`, its name here is the path of its folder.
         config: the trainer's arguments.
         preset: the preset that the recipe names, or None.
         given: every key that was set in the file or by a flag, with its value.
