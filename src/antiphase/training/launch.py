@@ -41,9 +41,9 @@ def check_environment_of(fsdp: Any, environment: Mapping[str, str]) -> None:
     """Raise InvalidInputError if the environment variables do not allow inversion to be measured.
 
     This check runs when a trainer's arguments are made. Another trainer may have run in this process before. In that
-    case, accelerate has set ACCELERATE_USE_FSDP but not FSDP_VERSION, and the earlier trainer may have used FSDP 1 or
-    2. So FSDP 1 is refused here only if FSDP_VERSION is 1 and the argument `fsdp` is empty. The trainer later checks
-    which version is really used.
+    case, accelerate has set ACCELERATE_USE_FSDP but not FSDP_VERSION, so the variables do not say whether FSDP 1 or
+    FSDP 2 was used. So FSDP 1 is refused here only if FSDP_VERSION is 1 and the argument `fsdp` is empty. The trainer
+    later checks which version is really used.
 
     Args:
         fsdp: the trainer's argument `fsdp`; not empty if the arguments ask for FSDP.

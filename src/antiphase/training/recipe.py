@@ -1,8 +1,8 @@
 """Reads a recipe, the YAML file and the flags of `antiphase train`, and resolves it into the options of a run.
 
 The keys are the fields of `RunOptions`, of TRL's `ModelConfig` and of `CorRPOConfig`, so every argument of TRL's GRPO
-is a key. A key can get a value in several places. The flag is used first, then the file, then the preset, then the
-default of antiphase.
+is a key. If a key has values in several places, one of them is used: the flag goes before the file, the file before
+the preset, and the preset before the default of antiphase.
 """
 
 import argparse
@@ -181,8 +181,8 @@ FIRST_RELEASE = {"inversion_unit": "token", "inversion_estimator": "own"}
 def is_former(given: Mapping[str, Any]) -> bool:
     """Return whether a recipe was written for the first release. It must then be read as the first release read it.
 
-    The first release computed ρ over tokens, by the estimator `own`. A recipe counts as written for it if
-    `inversion_combine` has one of the values that existed then, and no option is set that was added later.
+    The first release computed ρ over tokens, by the estimator `own`. A recipe is taken as one for that
+    release if `inversion_combine` has one of the values that existed then, and no option is set that was added later.
     """
     names = str(given.get("preset") or "").split("+")
     later = (

@@ -68,7 +68,7 @@ class CorRPOTrainer(SharingTrainer):
         UnsupportedModelError: the estimator cannot measure the model, or the model reads images.
 
     Our reading: the reward, the unit and the gradient are the paper's, as a public digest reports. We chose the
-    value of λ, where a sentence ends, how its strength is computed, and what an undefined ρ counts as. See
+    value of λ, where a sentence ends, how its strength is computed, and how an undefined ρ is treated. See
     docs/training.md.
     """
 
