@@ -49,7 +49,11 @@ def run(options: dict[str, Any], out: Path | None) -> None:
 
 
 def table(checked: "Sequence[Checked]") -> str:
-    """Return a text: a line for each row, the number of rows of each outcome, and how often other rules disagree."""
+    """Return the verdicts as text.
+
+    The text has a line for each row, the number of rows of each outcome, and how often the verdicts of math-verify and
+    of lm-eval's rule differ from ours.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table

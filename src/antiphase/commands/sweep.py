@@ -67,7 +67,8 @@ def run(options: dict[str, Any], out: Path) -> None:
     """Run the study and print its tables.
 
     Raises:
-        AntiphaseError: some cells (a model, setting, method and seed each) failed. All other cells are finished.
+        AntiphaseError: some cells (a model, setting, method and seed each) failed. The cells that did not fail are
+            finished.
     """
     path = options.pop("study")
     try:

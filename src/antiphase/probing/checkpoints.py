@@ -80,7 +80,7 @@ def find_checkpoints(what: str | os.PathLike[str] | Sequence[str | os.PathLike[s
     Args:
         what: one name; or several, as a list or as one text with commas. A name is a trainer's output folder, a
             directory of a saved model, `HUB-ID@REVISION`, a hub id, or `demo`. An output folder stands for the
-            checkpoints in its `checkpoint-N` folders. If the folder itself also holds a model of another step, this
+            checkpoints in its `checkpoint-N` folders. If the folder itself also holds a model of a later step, this
             model is the last checkpoint.
 
     Returns:

@@ -45,7 +45,7 @@ class Fingerprint:
     steps: pd.DataFrame | None = None
 
     def result(self, model: str | None = None, estimator: str | None = None) -> dict[str, Any]:
-        """Return the first entry of `summary["results"]` for a model and an estimator. None matches any of them.
+        """Return the first entry of `summary["results"]` for a model and an estimator. None matches every name.
 
         Raises:
             InvalidInputError: this run has no result for the model and the estimator.

@@ -1,4 +1,4 @@
-"""Make the tables of a probe's page that compare ι (the inversion, ι = −ρ) with its rivals.
+"""Make the tables that compare ι (the inversion, ι = −ρ) with its rivals, for the page of a probe.
 
 A rival is another number of a rollout that could say the same as ι, such as its length. The tables hold the
 correlation of ι with each rival over the rollouts.

@@ -20,8 +20,8 @@ class SeriesFolder(RunFolder):
 
         Returns:
             A mapping. `checkpoints` is a list of entries with `folder`, `label`, `name`, `revision`, `step` and
-            `weights`. `rollouts_of` is the folder of the checkpoint on whose rollouts all are measured, or None. After
-            the first measurement there is also `moment`, the time that chat templates read.
+            `weights`. `rollouts_of` is the folder of one checkpoint if all checkpoints are measured on its rollouts,
+            else None. After the first measurement there is also `moment`, the time that chat templates read.
         """
         if not (self.path / MEMBERS).is_file():
             return {"rollouts_of": None, "checkpoints": []}

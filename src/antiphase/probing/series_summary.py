@@ -153,7 +153,8 @@ class CheckpointSeries:
     def document(self, name: str = "checkpoints", label: str | None = None, *, finished: bool = True) -> Document:
         """Return the content of the interactive page: ρ by training step, a table of the numbers, and the tokens.
 
-        If the checkpoints have too many tokens for one page, it shows the tokens of the first and the last one only.
+        If the checkpoints have too many tokens for one page, the page shows only those of the first checkpoint
+        and of the last one.
 
         Args:
             name: the name of the run; the page shows it if there is no `label`.

@@ -21,7 +21,7 @@ class Source:
     rollouts: Sequence[GivenRollout] = ()
 
     def digest(self) -> str:
-        """Return a digest of the prompts or rollouts. A continued run checks by it that they are the same."""
+        """Return a digest of the prompts or rollouts. If it has changed, a run cannot be continued."""
         return hashlib.sha256(repr((self.prompts, self.rollouts)).encode()).hexdigest()
 
 

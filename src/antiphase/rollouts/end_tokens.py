@@ -1,4 +1,4 @@
-"""Finds the tokens that end a completion. Probes, evaluations, trainings and all engines use this rule."""
+"""Finds the tokens that end a completion, in the same way for probes, evaluations, trainings and all engines."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,10 @@ A few cheap requests are sent. At the first check that fails, the run ends with 
 are the checks:
 
 1. `/models` lists the model that is asked for.
-2. A completion of a few tokens is asked for, in the ways of `server_protocol.DIALECTS`, until the server takes one.
-3. The server must have read as many prompt tokens as were sent; if it returns their ids, these must be equal.
+2. A short completion is asked for. The forms of request in `server_protocol.DIALECTS` are tried one after another,
+   until the server accepts a request. A server of a known kind is only asked in the first form.
+3. The server must have read as many prompt tokens as were sent. If it returns their ids, these must be the same ids as
+   those that were sent.
 4. The tokenizer is compared: by `/tokenize` if the server has it (vLLM, SGLang and llama.cpp do), else by the number
    of tokens that the server counts in a text.
 5. If the server returns token ids, they must decode to the text that it returned.

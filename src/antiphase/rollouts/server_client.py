@@ -210,7 +210,7 @@ def words(text: str) -> str:
 
 
 def named_pause(header: str | None, longest: float) -> float | None:
-    """Return the seconds to wait that the header Retry-After names, at most `longest`; None without a valid header.
+    """Return the seconds to wait from the header Retry-After, at most `longest`; None if the header is not valid.
 
     >>> named_pause("7", 300.0), named_pause("soon", 300.0), named_pause("9000", 300.0)
     (7.0, None, 300.0)

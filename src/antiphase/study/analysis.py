@@ -1,9 +1,10 @@
 """Compute the findings of a study from its finished cells: compare the methods, and relate inversion to accuracy.
 
 Every method is compared with the reference method in each group and over all groups. A group is one model and setting.
-A cell is one model, setting, method and seed. If cells are evaluated on several tasks, each task is its own group, and
-a table of all tasks with their average is added. Seeds are paired: seed i of every method draws the same problems. If
-a command makes a model for each seed, seed i of every method also starts from the same model. ι = −ρ is the inversion.
+A cell is one model, setting, method and seed. If cells are evaluated on several tasks, each task is its own group. A
+table of all tasks with their average then replaces the comparison over all groups. Seeds are paired: seed i of every
+method draws the same problems. If a command makes a model for each seed, seed i of every method also starts from the
+same model. ι = −ρ is the inversion.
 """
 
 import math
@@ -42,11 +43,13 @@ class Findings:
 
     Args:
         groups: the comparison of the methods in every group.
-        overall: the comparison of the methods over all groups together; None if there is only one group.
+        overall: the comparison of the methods over all groups together. None if there is only one group, if the cells
+            are evaluated on several tasks, or if no method can be compared in all groups.
         stages: accuracy and ρ of each stage (a checkpoint that is only evaluated), by group, in the order of training.
         across: the rank correlations of the inversion ι, and of every control, with accuracy. There are three kinds:
             a correlation over the cells of each group, the mean of these correlations, and one over all cells.
-        scores: how well each score tells right from wrong rollouts of one problem (AUROC), as a mean over all cells.
+        scores: how well each score separates the right rollouts of a problem from the wrong ones (AUROC), as a mean
+            over all cells.
         points: for each cell, its accuracy and the numbers that `ACROSS` names.
     """
 

@@ -88,7 +88,7 @@ def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
 
 
 def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, Budget]:
-    """Return a mapping from the name of each cell that trains to its budget; refuse a study with unequal budgets.
+    """Return the budget of each cell that trains, by the name of the cell. Refuse a study with unequal budgets.
 
     A cell is one model, setting, method and seed.
 
@@ -98,8 +98,8 @@ def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, 
         processes: number of processes that a training runs in.
 
     Raises:
-        InvalidInputError: two methods of the same model and setting have budgets that differ in a part that was not
-            tuned for each method (`Study.tuned`).
+        InvalidInputError: two methods of the same model and setting have different budgets. Parts of the budget that
+            `Study.tuned` names may differ.
     """
     known: dict[tuple[str, str, str], Budget] = {}
     budgets: dict[str, Budget] = {}

@@ -95,7 +95,7 @@ class Study:
         path: the file STUDY.yaml.
         cells: the cells, in the order in which they run.
         methods: the names of the methods that train.
-        reference: the method that all others are compared with; None if the study has no reference.
+        reference: the method that every other method is compared with; None if the study has no reference.
         smallest: the smallest difference in accuracy that matters.
         tuned: the parts of the budget in which the methods may differ, because each method was tuned; see `TUNABLE`.
     """

@@ -1,4 +1,4 @@
-"""Call functions, each in a new process. These processes end with the sweep. An error in one does not stop others."""
+"""Call functions, each in a new process. The processes end with the sweep. If a call fails, the others go on."""
 
 import multiprocessing
 import os

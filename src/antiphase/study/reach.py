@@ -55,8 +55,8 @@ def count_problems(config: EvalConfig, *, dry_run: bool) -> list[Count]:
 
     Args:
         config: options of the evaluation.
-        dry_run: whether a data set need not be read if the Hugging Face hub cannot be reached. antiphase has stored
-            the number of test problems of the data sets that it knows, and then uses this number.
+        dry_run: whether to go on if a data set cannot be read because the Hugging Face hub cannot be reached.
+            antiphase has stored the number of test problems of some data sets. This stored number is then used.
 
     Raises:
         AntiphaseError: a task is invalid or cannot be read, so that `evaluate` would refuse it too.

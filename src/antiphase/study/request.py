@@ -65,7 +65,10 @@ def sweep_request(
 
 
 def check_name(study: Study, folder: Path) -> None:
-    """Raise InvalidInputError if the folder belongs to a study of another name, whose tables would be replaced."""
+    """Raise InvalidInputError if the folder belongs to a study of another name.
+
+    The run would replace the tables of that study.
+    """
     path = folder / "study.json"
     if not path.is_file():
         return

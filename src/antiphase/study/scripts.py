@@ -41,7 +41,7 @@ class Commands:
         path: the file STUDY.yaml.
         folder: the study's folder, as an absolute path.
         cells: the names of the cells that are not done.
-        jobs: number of cells that a script runs at the same time. If it is 1, a Slurm array has no limit.
+        jobs: number of cells that a script runs at the same time. For a Slurm array, 1 means that there is no limit.
         launch: the launcher's command for every training; None trains without a launcher.
         train: changes of the study's shared `train` keys, each of the form `KEY=VALUE`.
         keep_models: whether the trained models are kept.
@@ -66,7 +66,9 @@ class Commands:
         return [*words, "--keep-models"] if self.keep_models else words
 
     def texts(self, form: str) -> list[str]:
-        """Return the commands as texts. The form `list` gives one text for each cell, `shell` and `slurm` one script.
+        """Return the commands as texts.
+
+        The form `list` gives one text for each cell. The forms `shell` and `slurm` give one text, which is a script.
 
         Raises:
             InvalidInputError: the form is unknown, options of sbatch are invalid or are given for another form, or a

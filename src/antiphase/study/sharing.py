@@ -54,8 +54,8 @@ def share(
         what: what a piece is, for the printed lines: `model` or `cell`.
 
     Returns:
-        the error messages of the pieces that failed in this process and that no other process has done, by the name
-        of the piece.
+        the error message of each piece that failed in this process, by the name of the piece. A piece that another
+        process has done afterwards is not included.
     """
     state = _Progress(works, say, what)
     waiting = False

@@ -4,7 +4,7 @@ A cell is one model, setting, method and seed. While a study runs, every finishe
 all cells are done, they are packed into two files with the same content.
 
 OUT/cells/CELL.json, CELL.parquet     the record and the rollouts of one cell
-OUT/cells.jsonl, rollouts.parquet     the same of all cells; rollouts have a column `cell`
+OUT/cells.jsonl, rollouts.parquet     the records and the rollouts of all cells; rollouts have a column `cell`
 """
 
 import json

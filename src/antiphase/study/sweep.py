@@ -74,8 +74,8 @@ def sweep(
     """Run the cells of a study, and write its tables and figures.
 
     A cell is one model, setting, method and seed. A cell that fails does not stop the others. Several sweeps may run
-    in one folder at the same time, on one or several machines. Each takes the next cell that is free. It waits for
-    the cells of the other sweeps before it makes the tables.
+    in one folder at the same time, on one or several machines. Each sweep takes the next cell that is free. Before a
+    sweep makes the tables, it waits for the cells of the other sweeps.
 
     Args:
         path: the file STUDY.yaml.
@@ -85,10 +85,10 @@ def sweep(
         jobs: number of cells that run at the same time.
         keep_models: whether to keep trained models in OUT/models.
         dry_run: whether to print the budget and stop.
-        commands: whether to print the cells that are not done as commands for a job scheduler, and stop. `shell`
-            prints a shell script, `slurm` a script for Slurm, and True or `list` one command on each line.
+        commands: whether to print commands for a job scheduler that run the unfinished cells, and stop. `shell` prints
+            a shell script, `slurm` a script for Slurm, and True or `list` one command on each line.
         sbatch: options of Slurm's sbatch for each cell, for `commands="slurm"`.
-        tables: whether only the tables are made, of the cells that are done. No cell is then run.
+        tables: whether to make only the tables, from the cells that are done. No cell is then run.
         launch: the launcher's command for every training, such as `accelerate launch --num_processes 8`.
         train: changes of the study's shared `train` keys, each of the form `KEY=VALUE`.
         say: a function that prints one line, or a script of several lines.

@@ -33,8 +33,8 @@ class UnscoredWarning(UserWarning):
 def checked_rollouts(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a `rollout_func` in a wrapper that checks the completions at every call.
 
-    The wrapper raises InvalidInputError if the function does not return one prompt and one completion for each prompt
-    that it was given, or if a completion has no token.
+    The wrapper raises InvalidInputError in two cases: the function does not return one prompt and one completion for
+    each prompt that it got, or a completion has no token.
 
     Args:
         function: the user's function. TRL calls it as `f(prompts, trainer)`.

@@ -132,9 +132,9 @@ def check_columns(arguments: Mapping[str, Any], functions: Sequence[Any]) -> Non
 def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOConfig) -> int | None:
     """Return the index of the verifier: the reward function that says which completions are right.
 
-    The option `inversion_verifier` names this function. Without the option, the verifier is the first function that is
-    none of `SignalReward`, `MajorityVoteReward`, `RandomReward` and `FormatReward`, since these do not know the right
-    answer.
+    The option `inversion_verifier` names this function. Without the option, the classes `SignalReward`,
+    `MajorityVoteReward`, `RandomReward` and `FormatReward` are skipped, since they do not know the right answer. The
+    first function of another class is the verifier.
 
     Args:
         names: names of the reward functions.

@@ -21,8 +21,8 @@ class Device:
         bandwidth: speed of reading and writing memory, in bytes a second.
         launch: time that the CPU needs to start one kernel, in seconds.
         memory: size of the memory, in bytes.
-        links: two speeds at which a GPU exchanges data with other GPUs, in bytes a second: within a node, and between
-            nodes.
+        links: speeds of the exchange of data between GPUs, in bytes a second. The first is within a node, the second
+            between nodes.
         token_floor: shortest time in which an inference engine makes one token of every rollout, in seconds.
     """
 
@@ -41,8 +41,9 @@ class Device:
     def seconds(self, phases: Sequence[Counts]) -> float:
         """Return the seconds that some phases of work take, one phase after another.
 
-        A GPU works while the CPU starts its kernels, so a phase takes the longer of these two times. On a CPU, the two
-        times are added.
+        A phase has two times: the time to start its kernels, and the time of their work. A GPU works while the CPU
+        starts further kernels, so the longer time is taken. On a CPU, the two times are added. The time for the
+        columns of QR decompositions is added to the result.
         """
         total = 0.0
         for part in phases:

@@ -41,12 +41,12 @@ def judged_rewards(
     [1.0, 2.0]
 
     Args:
-        columns: the reward of each function for each rollout; NaN if the function does not apply.
+        columns: the reward of each function for each rollout; NaN if the function gave the rollout no reward.
         weights: the weight of each function; 0 for a function whose rewards are not used here.
-        verifier: index of the function that verifies answers, or None.
+        verifier: index of the verifier, or None.
 
     Returns:
-        a float64 number for each rollout; NaN if no function applies to it.
+        a float64 number for each rollout; NaN if the rollout has none of the rewards that are used.
     """
     columns, weights = columns.double(), weights.double()
     if verifier is not None and weights[verifier] != 0:
@@ -72,7 +72,8 @@ def groups_without_signal(rewards: Float[Tensor, "rollout"], group_size: int) ->
 def groups_to_sample(missing: int, group_size: int, num_processes: int) -> int:
     """Return how many groups to sample, if at least `missing` groups are needed.
 
-    It is the smallest number of groups, from `missing` on, whose rollouts can be divided equally among all processes.
+    The number may be above `missing`, because the rollouts must be divided equally among all processes. The smallest
+    possible number is returned.
 
     >>> groups_to_sample(3, 4, 2), groups_to_sample(3, 3, 2)
     (3, 4)
@@ -130,8 +131,8 @@ def sampling_metrics(
         num_tied: how many of the sampled groups had equal rewards or no reward.
         tokens: completion tokens of all sampled groups.
         kept_tokens: completion tokens of the groups that are trained on.
-        accuracy: share of right rollouts among those of the first sample that the verifier judged; NaN if it judged
-            none.
+        accuracy: share of right rollouts in the first sample, without the rollouts that the verifier did not judge;
+            NaN if it judged none.
     """
     return {
         f"{PREFIX}rounds": float(rounds),

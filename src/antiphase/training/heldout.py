@@ -35,7 +35,7 @@ class HeldOut:
         problems: the held-out problems.
         prompt_ids: token ids of their prompts, one row for each problem.
         samples: number of sampled completions of each problem, besides the greedy one.
-        sampling: how the samples are drawn. The greedy completion has temperature 0 and the same other options.
+        sampling: how the samples are drawn. The greedy completion has the same options, but temperature 0.
         batch_size: number of rollouts that are generated together.
     """
 
@@ -64,8 +64,8 @@ def evaluate_policy(
     """Complete the held-out problems with the policy, and return its accuracy and the lengths of its completions.
 
     pass@1 is the share of right completions among the sampled ones. pass@k is the share of problems that have a right
-    completion among their k samples. The mean length, and the shares of failures such as completions that were cut
-    off, are those of the sampled completions.
+    completion among their k samples. The mean length and the shares of failures (such as completions that were cut
+    off) are computed over the sampled completions.
 
     Args:
         loaded: the policy with its tokenizer.
@@ -143,8 +143,8 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
         trajectory: the file to which the rows are written.
         tokenizer: the policy's tokenizer.
         pool: the verifier processes, which check the completions.
-        every_n_steps: number of optimizer steps between two evaluations. 0 means none between the first and the last
-            step. The policy is always evaluated before the first step and after the last step.
+        every_n_steps: number of optimizer steps between two evaluations. The policy is always evaluated before the
+            first step and after the last step. With 0, there are no other evaluations.
     """
 
     def __init__(

@@ -81,8 +81,8 @@ def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> lis
     The prompts are chats if the recipe wants chats and the tokenizer has a chat template.
 
     Raises:
-        InvalidInputError: the chat template does not use one of `chat_template_kwargs`, or some prompts are chats that
-            are already rendered as text, and other prompts are not.
+        InvalidInputError: the chat template does not use one of `chat_template_kwargs`, or some prompts, but not all,
+            are chats that are already rendered as text.
     """
     options = recipe.options
     form = PromptFormat(options.prompt_template, options.system_prompt, options.chat_template, chat_options(recipe))

@@ -51,7 +51,7 @@ class RewardedBatch:
 class Keeper(TrainerCallback):  # type: ignore[misc]
     """Writes the kept rollouts of a training to its folder; `kept_rule` says which rollouts are kept.
 
-    If there are several processes, each sends those of its rollouts that are kept to the main process, which writes
+    If there are several processes, each process sends its kept rollouts to the main process. The main process writes
     the file.
 
     Args:
@@ -90,7 +90,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         Args:
             step: number of optimizer steps so far.
             max_steps: number of optimizer steps of the training.
-            is_training: False if the batch is sampled for an evaluation, of which nothing is kept.
+            is_training: False if the batch is sampled for an evaluation. No rollouts of evaluations are kept.
         """
         config, self._step = self.config, None
         # If one optimizer step needs several batches, only the first of them is kept.
@@ -102,7 +102,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         return self._step is not None
 
     def take(self, batch: RewardedBatch, own: RolloutFacts, reader: CompletionReader | None, process: int) -> None:
-        """Choose the rollouts of a batch that are kept. Make a table row for each chosen rollout of this process.
+        """Choose which rollouts of a batch are kept. Make a table row for each chosen rollout of this process.
 
         Args:
             batch: the scores and rewards of the rollouts of all processes.

@@ -1,4 +1,4 @@
-"""The folder with the rollouts that a training kept: one Parquet file for each batch of which rollouts were kept.
+"""The folder with the rollouts that a training kept. Each Parquet file holds the kept rollouts of one batch.
 
     OUT/kept_rollouts/step-000040.parquet     a row for each rollout, with lists of a value for each token
 

@@ -1,4 +1,4 @@
-"""Decides which rollouts of a training are kept in files: those of which steps, and of which groups of the batch.
+"""Decides which rollouts of a training are kept in files: from which steps, and from which groups of a batch.
 
 The rule uses only the settings of a run, the seed and the number of the step. So every process can apply it alone, and
 a resumed run keeps the same rollouts as one that was not interrupted. This module imports no torch and no TRL.
@@ -49,8 +49,8 @@ def num_kept(keep: int, group_size: int) -> int:
 def interval(max_steps: int, num_rollouts: int, longest: int | None) -> int:
     """Return the number of optimizer steps from one batch with kept rollouts to the next.
 
-    It is the smallest number with which at most `MOST_BATCHES` batches have kept rollouts, and all kept rollouts
-    together have at most `MOST_TOKENS` tokens.
+    It is the smallest number that respects two limits: at most `MOST_BATCHES` batches have kept rollouts, and all kept
+    rollouts together have at most `MOST_TOKENS` tokens.
 
     Args:
         max_steps: number of optimizer steps of the training.
@@ -67,8 +67,8 @@ def interval(max_steps: int, num_rollouts: int, longest: int | None) -> int:
 def is_kept(step: int, max_steps: int, every: int, span: Fraction | float) -> bool:
     """Return whether to keep rollouts of the batch that was sampled before optimizer step `step`.
 
-    The steps are divided into sections of `every` steps. Rollouts are kept of the first batch of each section, and of
-    the last batch of the training. Batch k is sampled before step ⌊k · span⌋.
+    The steps are divided into sections of `every` steps. Rollouts of the first batch of each section are kept, and
+    rollouts of the last batch of the training. Batch k is sampled before step ⌊k · span⌋.
 
     Args:
         step: number of optimizer steps before the batch was sampled.
@@ -92,10 +92,10 @@ def is_kept(step: int, max_steps: int, every: int, span: Fraction | float) -> bo
 
 
 def kept_places(num_rollouts: int, group_size: int, keep: int, seed: int, step: int) -> list[int]:
-    """Return the indices of the rollouts of a batch that are kept, ascending.
+    """Return which rollouts of a batch are kept, as ascending indices.
 
-    If `keep` is at least the size of a group, whole groups are drawn. Otherwise the first rollouts of one drawn group
-    are kept. The draw depends on the seed and the step alone, and leaves all other random generators as they are.
+    If `keep` is at least `group_size`, whole groups are drawn. Otherwise one group is drawn, and its first rollouts
+    are kept. The draw depends on the seed and the step alone. It does not change the state of other random generators.
 
     Args:
         num_rollouts: number of rollouts of the batch, of all processes together.

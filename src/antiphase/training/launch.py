@@ -38,18 +38,20 @@ def check_launch(environment: Mapping[str, str]) -> None:
 
 
 def check_environment_of(fsdp: Any, environment: Mapping[str, str]) -> None:
-    """Raise InvalidInputError if the environment does not allow measuring, when a trainer's arguments are made.
+    """Raise InvalidInputError if the environment variables do not allow inversion to be measured.
 
-    Another trainer may have run in this process before. In that case, accelerate has set ACCELERATE_USE_FSDP but not
-    FSDP_VERSION, and the earlier trainer may have used FSDP 1 or 2. So FSDP 1 is refused here only if FSDP_VERSION
-    names it, and the arguments do not ask for FSDP themselves. The trainer later checks which version is really used.
+    This check runs when a trainer's arguments are made. Another trainer may have run in this process before. In that
+    case, accelerate has set ACCELERATE_USE_FSDP but not FSDP_VERSION, so the variables do not say whether FSDP 1 or
+    FSDP 2 was used. So FSDP 1 is refused here only if FSDP_VERSION is 1 and the argument `fsdp` is empty. The trainer
+    later checks which version is really used.
 
     Args:
         fsdp: the trainer's argument `fsdp`; not empty if the arguments ask for FSDP.
         environment: the environment variables, such as `os.environ`.
 
     Raises:
-        InvalidInputError: the environment asks for what `check_launch` refuses.
+        InvalidInputError: the environment asks for FSDP 1, for Megatron-LM, or for tensor, context or sequence
+            parallelism.
     """
     if not fsdp and _is_on(environment, "ACCELERATE_USE_FSDP") and environment.get("FSDP_VERSION") == "1":
         raise InvalidInputError(FSDP1)

@@ -135,7 +135,7 @@ def _encoded(prompts: Sequence[str | Messages], tokenizer: Any, template: str | 
 def checked_options(
     unit: Unit, splitter: str, min_tokens: int, min_steps: int, segment: Segment = "all"
 ) -> tuple[Splitter, ScoreSpec]:
-    """Check some arguments of `probe_policy`. Return the splitter and the options of the scores that follow from them.
+    """Check some arguments of `probe_policy`, and return them as a splitter and as the options of the scores.
 
     Raises:
         InvalidInputError: the unit, segment or splitter is unknown, or `min_tokens` or `min_steps` is below 3.

@@ -19,7 +19,7 @@ def seeded(seed: int, step: int, call: int) -> torch.Generator:
     Args:
         seed: seed of the training.
         step: number of optimizer steps done.
-        call: number of times that the caller has drawn at this step before.
+        call: number of earlier draws of the caller at this step.
     """
     digest = hashlib.sha256(f"{seed}/{step}/{call}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
@@ -28,10 +28,11 @@ def seeded(seed: int, step: int, call: int) -> torch.Generator:
 class RandomReward:
     """Reward of 1 with probability γ, else 0, whatever the completion says.
 
-    The draw for a rollout depends only on the seed, on the optimizer step, and on the index of the rollout in the
-    batch of all processes. So a resumed training draws the same rewards, with any number of processes. The exception
-    is a step at which TRL also runs an evaluation. The evaluation draws rewards too, and a training that is resumed at
-    this step draws other rewards.
+    The draw for a rollout depends only on four numbers: the seed, the optimizer step, the number of earlier calls at
+    this step, and the index of the rollout in the batch of all processes. So a resumed training draws the same
+    rewards, with any number of processes. The exception is a step at which TRL also runs an evaluation, because the
+    evaluation calls this function too. If a training is resumed at this step, the number of earlier calls may differ,
+    and the training may draw other rewards.
 
     >>> coin = RandomReward(0.5, seed=1)
     >>> first, again = coin(["right"] * 6), RandomReward(0.5, seed=1)(["wrong"] * 6)
@@ -39,11 +40,11 @@ class RandomReward:
     (True, False)
 
     Args:
-        probability: γ, between 0 and 1; the paper's main run has 0.5.
+        probability: γ, above 0 and below 1; the paper's main run has 0.5.
         seed: seed of the random generator.
 
     Raises:
-        InvalidInputError: γ is not above 0 and below 1. With 0 or 1, all rewards of every group would be equal.
+        InvalidInputError: γ is 0 or less, or 1 or more. With 0 or 1, all rewards of every group would be equal.
     """
 
     __name__ = "random"

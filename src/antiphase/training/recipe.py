@@ -1,8 +1,8 @@
 """Reads a recipe, the YAML file and the flags of `antiphase train`, and resolves it into the options of a run.
 
 The keys are the fields of `RunOptions`, of TRL's `ModelConfig` and of `CorRPOConfig`, so every argument of TRL's GRPO
-is a key. If several places give a key a value, the first of these counts: the flag, the file, the preset, the default
-of antiphase.
+is a key. If a key has values in several places, one of them is used: the flag goes before the file, the file before
+the preset, and the preset before the default of antiphase.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Recipe:
 
     Args:
         options: antiphase's own options.
-        model: TRL's options of the model, with its name resolved.
+        model: TRL's options of the model. If the model is `demo`, its name here is the path of its folder.
         config: the trainer's arguments.
         preset: the preset that the recipe names, or None.
         given: every key that was set in the file or by a flag, with its value.
@@ -181,8 +181,8 @@ FIRST_RELEASE = {"inversion_unit": "token", "inversion_estimator": "own"}
 def is_former(given: Mapping[str, Any]) -> bool:
     """Return whether a recipe was written for the first release. It must then be read as the first release read it.
 
-    The first release computed ρ over tokens, by the estimator `own`. A recipe counts as written for it if
-    `inversion_combine` has one of the values that existed then, and no option is set that was added later.
+    The first release computed ρ over tokens, by the estimator `own`. A recipe is taken as one for that
+    release if `inversion_combine` has one of the values that existed then, and no option is set that was added later.
     """
     names = str(given.get("preset") or "").split("+")
     later = (

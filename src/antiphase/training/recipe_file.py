@@ -9,7 +9,7 @@ from antiphase.registry import did_you_mean
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:
-    """Return the end of an error message: ` Did you mean 'a'?`, or how to list the flags if no name is similar."""
+    """Return the end of an error message: ` Did you mean 'a'?`, or if no name is similar, how to list the flags."""
     return did_you_mean(name.replace("-", "_"), known, cutoff=0.5) or " See antiphase train --help."
 
 

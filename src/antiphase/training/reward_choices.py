@@ -25,7 +25,7 @@ def probability_of(name: str) -> float:
     """Return the probability γ that the name of a random reward means: 0.5 for `random`, 0.1 for `random:0.1`.
 
     Raises:
-        InvalidInputError: what follows the colon is no number above 0 and below 1.
+        InvalidInputError: the text after the colon is not a number, or the number is 0 or less, or 1 or more.
     """
     _, colon, text = name.partition(":")
     try:
@@ -41,12 +41,12 @@ def check_reward(name: str) -> None:
     """Raise InvalidInputError if no reward function can have this name.
 
     Args:
-        name: one of `NAMES`, `random:γ` with a probability γ, or the user's own as `package.module:function` or
-            `path/to/file.py:function`.
+        name: one of `NAMES`, `random:γ` with a probability γ, or the user's own function as `package.module:function`
+            or `path/to/file.py:function`.
 
     Raises:
-        InvalidInputError: the name is unknown (the message suggests the most similar one), γ is no probability, or the
-            file does not exist.
+        InvalidInputError: the name is unknown (the message suggests the most similar one), γ is not a number above 0
+            and below 1, or the file does not exist.
     """
     if is_random(name):
         probability_of(name)

@@ -51,7 +51,7 @@ def added_column(trainer: Any, function: Callable[..., Any], name: str) -> Itera
 
 @contextlib.contextmanager
 def chosen_columns(trainer: Any, places: Sequence[int]) -> Iterator[None]:
-    """Inside the `with` block, let the trainer have only some of its reward functions, and one that returns zeros.
+    """Inside the `with` block, give the trainer only some of its reward functions, and one more that returns zeros.
 
     TRL would warn about rollouts to which none of the chosen functions gives a reward. The zeros prevent this warning.
     For the batch that is trained on, `warn_unscored` warns instead.

@@ -25,7 +25,7 @@ def reward_function(name: str, pool: VerifierPool, seed: int = 0) -> Any:
     """Return the reward function that has this name.
 
     Args:
-        name: one of `reward_choices.NAMES`, `random:γ` with a probability γ, or the user's own as
+        name: one of `reward_choices.NAMES`, `random:γ` with a probability γ, or the user's own function as
             `package.module:function` or `path/to/file.py:function`.
         pool: the verifier processes, which check completions for the reward `accuracy`. The pool also knows the tags
             of thoughts.

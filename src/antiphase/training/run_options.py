@@ -21,14 +21,16 @@ class RunOptions:
     Args:
         model: hub id, local directory, or `demo` (the same as TRL's model_name_or_path).
         tasks: specs of the task registry, such as `gsm8k`, `chain_sum:min_terms=2,max_terms=2` or `mine.py:MyTask`.
-        reward_funcs: names (see `reward_choices.NAMES`), or your own as module:function or file.py:function.
-        preset: a published method that is trained: `corr-po`, `corr-po-fast`, a baseline such as `dapo`, or a baseline
-            with one of the first two, as in `dapo+corr-po`.
+        reward_funcs: names of reward functions (see `reward_choices.NAMES`), or your own functions as module:function
+            or file.py:function.
+        preset: the published training method: `corr-po`, `corr-po-fast`, a baseline such as `dapo`, or a baseline with
+            `corr-po` or `corr-po-fast`, as in `dapo+corr-po`.
         num_problems: number of training problems of each task; all of them by default.
         eval_problems: number of held-out problems of all tasks together; 0 evaluates nothing.
         eval_samples: number of sampled completions of each held-out problem, besides the greedy one.
         eval_every: number of steps between two evaluations. The model is also evaluated at the beginning and the end.
-        eval_split: split of each task that the held-out problems come from. The split `test` has no training problem.
+        eval_split: the split of each task from which the held-out problems are taken. The split `test` has no problem
+            that is trained on.
         system_prompt: text before every problem.
         prompt_template: text around every problem, with {prompt} in it.
         chat_template: whether to apply the model's chat template, if the model has one.
@@ -73,7 +75,7 @@ BEFORE_THE_OPTION: Mapping[str, object] = {"think_tags": [], "fold_system": Fals
 
 
 def check_options(options: RunOptions, model_name_or_path: str | None, output_dir: str | None) -> None:
-    """Raise an error if options do not fit together, or if one is missing that every run needs.
+    """Raise an error if options do not fit together, or if an option that every run needs is missing.
 
     Args:
         options: antiphase's own options.

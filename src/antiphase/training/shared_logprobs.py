@@ -1,7 +1,7 @@
 """`SharingTrainer`: TRL's `GRPOTrainer` whose old log-probabilities can come from the measurement of inversion.
 
 If several updates use one generation batch (`num_iterations` above 1, or fewer accumulated batches than
-`steps_per_generation`), TRL runs a forward pass over the batch before the first of them. This pass gives the
+`steps_per_generation`), TRL runs a forward pass over the batch before the first update. This pass gives the
 log-probability of every token under the policy that sampled it. The measurement of inversion has computed the same
 log-probabilities. With `share_logprobs`, TRL gets them from the measurement, and does not run its forward pass.
 

@@ -5,7 +5,8 @@ part is running, so the times of the parts add up to the whole time. TRL's own t
 used here. They overlap, leave out the update, and send their times only to some trackers.
 
 The clock does not wait for a GPU. Generation, rewards and measuring end with values on the CPU, so their times are
-right. The last kernels of an update may still run when the next part begins, and then count for the next part.
+right. The last kernels of an update may still run when the next part begins. Their time is then added to the time of
+the next part.
 """
 
 import contextlib
@@ -24,8 +25,9 @@ from antiphase.training.trajectory import TIMES, Trajectory, begin_once
 class StepClock:
     """A stopwatch that measures the time of each part of a training.
 
-    A part can run inside another part. Its time then counts only for the inner part. The parts between steps
-    (evaluation, saving, logging) are an exception: everything that runs inside them counts for them.
+    A part can run inside another part. While the inner part runs, the clock of the outer part stands still.
+    Evaluation, saving and logging, which happen between steps, are an exception: their times include all parts that
+    run inside them.
 
     Args:
         now: a function that returns the time in seconds.
@@ -36,7 +38,7 @@ class StepClock:
         self.start()
 
     def start(self) -> None:
-        """Set all times to 0, and let the part `other` run from now on."""
+        """Set all times to 0, and begin the part `other`."""
         self._running: list[str] = ["other"]
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._since = self.now()
@@ -48,7 +50,7 @@ class StepClock:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the time of the `with` block for a part. After the block, the part that ran before goes on."""
+        """Add the time of the `with` block to the time of a part. After the block, the part before it goes on."""
         self._switch()
         self._running.append(self.running if self.running in BETWEEN_STEPS else name)
         try:
@@ -58,12 +60,12 @@ class StepClock:
             self._running.pop()
 
     def go_on_with(self, name: str) -> None:
-        """From now on, count all time outside the blocks of `part` for this part."""
+        """Make `name` the part that runs from now on, except in the `with` blocks of the method `part`."""
         self._switch()
         self._running[0] = name
 
     def lap(self) -> dict[str, float]:
-        """Return the seconds of every part since the last call, by the part's name, and set them to 0."""
+        """Return the seconds of every part since the last call, by the part's name. Then set all times to 0."""
         self._switch()
         seconds, self._seconds = self._seconds, dict.fromkeys(PARTS, 0.0)
         return seconds
@@ -76,9 +78,9 @@ class StepClock:
 
 
 def timed(trainer: Any, part: str) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which the trainer's clock counts the time of a part of the step.
+    """Return a context manager. The clock of the trainer adds the time of its `with` block to the time of a part.
 
-    If the trainer has no clock, the context does nothing.
+    If the trainer has no clock, the context manager does nothing.
     """
     clock: StepClock | None = vars(trainer).get("clock")
     return contextlib.nullcontext() if clock is None else clock.part(part)
@@ -111,7 +113,7 @@ class TimedTrainer(GRPOTrainer):  # type: ignore[misc]
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Run the forward and backward pass of a micro-batch, and return the loss.
 
-        From here until the optimizer has made its step, time counts for the part `update`.
+        The part `update` begins here, and ends when the optimizer has made its step.
         """
         with self.clock.part("update"):
             loss = super().training_step(*args, **kwargs)
@@ -120,7 +122,7 @@ class TimedTrainer(GRPOTrainer):  # type: ignore[misc]
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate as `transformers.Trainer.evaluate` does. The time counts for the part `evaluation`."""
+        """Call `transformers.Trainer.evaluate`, and measure its time as the part `evaluation`."""
         with self.clock.part("evaluation"):
             return super().evaluate(*args, **kwargs)
 
@@ -129,13 +131,13 @@ class TimedTrainer(GRPOTrainer):  # type: ignore[misc]
             return super()._save_checkpoint(*args, **kwargs)
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """Log numbers as `transformers.Trainer.log` does. The time counts for the part `logging`."""
+        """Call TRL's method `log`, and measure its time as the part `logging`."""
         with self.clock.part("logging"):
             super().log(*args, **kwargs)
 
 
 class StepTimes(TrainerCallback):  # type: ignore[misc]
-    """Callback that writes how long the parts of each step took into the file `times.jsonl` of the run's folder.
+    """Callback that writes the file `times.jsonl` in the run's folder: how long each part of each step took.
 
     Args:
         trainer: the trainer whose clock is read.
@@ -145,7 +147,7 @@ class StepTimes(TrainerCallback):  # type: ignore[misc]
         self.trainer, self.trajectory = trainer, Trajectory(Path(trainer.args.output_dir), TIMES)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin the file, or continue it. Write a row with the time of the preparation. Its `num_steps` is 0."""
+        """Begin the file, or continue it. Write a row with the times before the first step, with `num_steps` 0."""
         if state.is_world_process_zero:
             begin_once(self.trajectory, state)
         self._write(state.global_step, 0)
@@ -155,12 +157,12 @@ class StepTimes(TrainerCallback):  # type: ignore[misc]
         self.trainer.clock.go_on_with("other")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write and log the times of the step that ends. All later time counts for the next step."""
+        """Write and log the times of the step that ends. The next step begins here."""
         for name, value in self._write(state.global_step - 1, 1).items():
             self.trainer._metrics["train"][name].append(value)
 
     def finish(self) -> None:
-        """Write a row with the time after the last step, such as the time of an evaluation. Its `num_steps` is 0."""
+        """Write a row with the times after the last step, such as that of an evaluation, with `num_steps` 0."""
         self._write(self.trainer.state.global_step, 0)
 
     def _write(self, step: int, num_steps: int) -> dict[str, float]:

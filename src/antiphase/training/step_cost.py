@@ -86,7 +86,7 @@ class StepPlan:
         return self.prompt_tokens + self.completion_tokens
 
     def reaches(self) -> list[float]:
-        """Return the number of positions that each measured token or sentence of a rollout sees, with the prompt.
+        """Return how many positions, the prompt included, each measured token or sentence of a rollout sees.
 
         The estimator `full` needs these numbers.
         """
@@ -105,8 +105,8 @@ class StepCost:
         generating: seconds of sampling by an inference engine on the same GPUs.
         measuring: seconds of measuring inversion, without `gathering`.
         gathering: seconds in which every GPU receives all weights before it measures.
-        updating: seconds of the update. Weights and gradients are exchanged while the GPUs compute, so the longer of
-            the two counts.
+        updating: seconds of the update. The GPUs exchange weights and gradients while they compute. So the longer of
+            the two times is taken, the exchange or the computation. The time of Adam is added.
         engine_gpus: number of GPUs that share a copy of the model while sampling.
         state: bytes of weights, gradients and the state of Adam on each GPU.
         measuring_bytes: bytes in use on each GPU while measuring, with a copy of all weights.
@@ -213,7 +213,8 @@ def measuring_bytes(shape: ModelShape, plan: StepPlan) -> float:
 def updating_bytes(shape: ModelShape, plan: StepPlan, rows: int) -> float:
     """Return the bytes that a pass of the update needs, without weights, gradients and the state of Adam.
 
-    They are the bytes of the kept activations, of the logits and their gradient, and of a layer that is gathered.
+    They are the bytes of the kept activations, of the logits and their gradient, and of the gathered weights of a
+    layer.
 
     Args:
         shape: the sizes of the model.

@@ -11,7 +11,7 @@ grouped attention and a gated feed-forward part (Llama, Qwen, Mistral). A multip
 operations.
 
 A function that returns several `Counts` returns phases, which follow one another. In a phase, a GPU works while the
-CPU starts its kernels, so the phase takes as long as the slower of the two.
+CPU starts its kernels. So the phase takes the longer of two times: the GPU's work, or the starting of kernels.
 """
 
 import math

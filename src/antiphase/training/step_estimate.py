@@ -33,7 +33,7 @@ class StepEstimate:
         generating, measuring, updating: seconds of sampling the completions, of measuring inversion, and of the
             update.
         rereading: seconds of the forward pass for the entropies that `token_advantages` needs; 0 without this option.
-        rounds: the greatest number of rounds of `dynamic_sampling`. A round completes at most as many prompts as the
+        rounds: the greatest number of rounds of `dynamic_sampling`. A round samples at most as many rollouts as the
             batch has, so it takes at most the time `generating`.
         parameters: number of all parameters, and number of the trained parameters.
         state_bytes: bytes of the weights, the gradients and the two moments of Adam.

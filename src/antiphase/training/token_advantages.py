@@ -44,8 +44,8 @@ def gtpo_advantages(
 
         r̃_jt = r_j − α₂ · h_t · (1/H_jt) / Σ_k (1/H_kt)
 
-    Here h_t is the number of wrong rollouts of the group that have a token at position t, and the sum over k runs over
-    them. So in wrong rollouts, the tokens of low entropy lose most.
+    Here h_t is the number of wrong rollouts of the group that have a token at position t. The sum over k runs over
+    these rollouts. So in wrong rollouts, the tokens of low entropy lose most.
 
     The advantages are the rewards r̃ minus their mean, divided by their standard deviation. For right rollouts, mean
     and deviation are taken over all tokens of the group's right rollouts. For wrong rollouts, they are taken over all

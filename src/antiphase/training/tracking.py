@@ -7,7 +7,7 @@ from transformers import Trainer
 
 
 def log_numbers(trainer: Any, control: Any, values: Mapping[str, Any]) -> None:
-    """Log numbers at the current step. The trainer's regular log of this step stays as it would have been.
+    """Log numbers at the current step, without a change to the trainer's regular log of this step.
 
     The method `log` of transformers is called, because TRL's method `log` would also empty the metrics that TRL is
     collecting. Logging clears the flag `control.should_log`, which asks for the regular log, so the flag is set again.

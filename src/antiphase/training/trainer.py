@@ -1,10 +1,10 @@
 """The class `CorRPOTrainer`: TRL's `GRPOTrainer` with the inversion score in its reward (docs/training.md).
 
 TRL generates, scores, normalises and updates. This trainer adds a column to the rewards. With
-`inversion_combine="centered"`, it also adds a term to the advantages. The column holds inversion scores, measured on
-exactly the token ids that TRL sampled, by the code of `antiphase probe`. It is the last column, and is there only
-while TRL scores a batch; see `reward_column`. None of TRL's arithmetic is repeated here, so every loss and option of
-GRPO works.
+`inversion_combine="centered"`, it also adds a term to the advantages. The column holds inversion scores. The code of
+`antiphase probe` measures them on exactly the token ids that TRL sampled. The column is the last one, and is there
+only while TRL scores a batch; see `reward_column`. None of TRL's arithmetic is repeated here, so every loss and option
+of GRPO works.
 """
 
 import time
@@ -68,7 +68,7 @@ class CorRPOTrainer(SharingTrainer):
         UnsupportedModelError: the estimator cannot measure the model, or the model reads images.
 
     Our reading: the reward, the unit and the gradient are the paper's, as a public digest reports. We chose the
-    value of λ, where a sentence ends, how its strength is computed, and what an undefined ρ counts as. See
+    value of λ, where a sentence ends, how its strength is computed, and how an undefined ρ is treated. See
     docs/training.md.
     """
 
@@ -121,7 +121,7 @@ class CorRPOTrainer(SharingTrainer):
         self._column = len(self.reward_funcs)
 
     def know_tags(self, tags: Sequence[tuple[str, str]]) -> None:
-        """Set the tags by which the trainer finds the thought in a completion, as `inversion_segment` needs it.
+        """Set the tags by which the trainer finds the thought in a completion. `inversion_segment` needs the thought.
 
         Args:
             tags: pairs of the tag that opens a thought and the tag that closes it.

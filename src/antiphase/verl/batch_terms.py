@@ -26,7 +26,7 @@ class BatchTerms:
         reward: the number that is added to the row's reward before verl computes advantages.
         advantage: the number that is added to the advantage of each of the row's tokens; 0 unless the mode is
             `centered`.
-        metrics: the metrics of the groups that lack no rollout. If all groups lack some, the metrics of the largest
+        metrics: the metrics of the largest groups. These are the groups without a failed rollout, if there are such
             groups.
     """
 

@@ -29,7 +29,7 @@ def spec_of(section: Mapping[str, Any] | None) -> InversionSpec:
             stands for an empty section, which means the defaults.
 
     Raises:
-        InvalidInputError: a key is no option, or an option has a wrong value or does not exist with verl.
+        InvalidInputError: a key is no option, an option has a wrong value, or an option cannot be used with verl.
     """
     given = dict(section or {})
     unknown = sorted(set(given) - _OPTIONS)
