@@ -289,8 +289,7 @@ def connected(launched: Launch) -> Any:
     """Connect to the key-value store of the launcher. If the launcher has none, process 0 holds the store.
 
     `torch.distributed.rendezvous` is not used. It waits until all processes have come, and a process that never comes
-    would stop the others. The other processes try again and again for a few seconds, since Ctrl-C has no effect within
-    one try.
+    would stop the others. The other processes make many short tries, since Ctrl-C has no effect within one try.
 
     Raises:
         LostProcessError: the store cannot be reached.

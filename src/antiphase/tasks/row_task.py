@@ -60,8 +60,8 @@ class Origin(ABC):
     def for_training(self) -> "Origin":
         """Return the origin that training reads, which usually is this origin itself.
 
-        Only a local copy of a data set that antiphase knows by name returns another origin. This other origin reads
-        the copy as the train split.
+        It is another origin if this one is a local copy of a known data set with a train split, such as `gsm8k`. The
+        other origin reads the copy as the train split.
         """
         return self
 
