@@ -117,7 +117,7 @@ def compare_with_rivals(
 def best_where_known(
     score: np.ndarray, correct: np.ndarray, strata: Sequence[Any], k: int
 ) -> Float[np.ndarray, "stratum"]:
-    """Return, for each stratum, the expected accuracy if the rollout with the best score among k is picked.
+    """Return, for each stratum, the expected accuracy if the best-scored of k rollouts is picked.
 
     A stratum is a problem, or a problem and a seed; see `best_of_k`.
 

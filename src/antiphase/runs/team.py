@@ -247,7 +247,7 @@ def team_of(out: Path | None) -> Alone:
     """Return the team of a run: of this process alone, or of all processes that a launcher started with it.
 
     Args:
-        out: the run folder; None if the run writes no files. Then each process works alone.
+        out: the run folder. If it is None, the run writes no files, and each process works alone.
 
     Raises:
         InvalidInputError: the environment variables of the launcher are incomplete.

@@ -178,7 +178,7 @@ def text_of(row: TableRow, columns: Sequence[str], what: str, option: str | None
 
 
 def missing(row: TableRow, what: str, asked: Sequence[str], option: str | None = None) -> InvalidInputError:
-    """Return the error to raise for a row that has none of the columns in which `what` was looked for.
+    """Return the error to raise for a row that has none of the columns `asked`.
 
     Args:
         row: the row.
