@@ -39,10 +39,10 @@ def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> di
 
     * `tasks`: the specs of the tasks. A spec is the name of a task with its options.
     * `metrics`: the names of the metrics: `accuracy` (Pass@1), `pass@K`, `maj@K` (Major@K) and `three@K` (the mean of
-      the three), for the largest K that all entrants have.
+      the three). K is the largest k that all entrants have.
     * `rows`: the rows. Each has `name`, `task` (the spec or `average`), `num_seeds`, and `values`, which holds the
-      value of each metric with its interval. If an entrant lacks a task, its average is None. If `options` are given,
-      the rows of averages also have `differences`: for each metric, the difference from the reference.
+      value of each metric with its interval. If a model or method lacks a task, its average is None. If `options`
+      are given, the rows of averages also have `differences`: for each metric, the difference from the reference.
     * `reference`: the name of the entrant with which the others are compared; None if no `options` are given.
 
     Args:

@@ -59,7 +59,7 @@ def compare_entrants(entrants: Sequence[Entrant], options: Options) -> Compariso
 
     Raises:
         InvalidInputError: there are fewer than two entrants, the reference is unknown, no task is shared, or the
-            evaluations do not match.
+            evaluations cannot be compared (see `check_comparable`).
     """
     names = list(dict.fromkeys(entrant.name for entrant in entrants))
     if len(names) < 2:
@@ -88,7 +88,7 @@ def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any
     """Compute the values of entrants (models or methods) on one task, and their differences from the reference.
 
     Raises:
-        InvalidInputError: the evaluations do not match, or share no problem.
+        InvalidInputError: the evaluations cannot be compared (see `check_comparable`), or share no problem.
     """
     if not options.allow_mismatch:
         check_comparable(entrants)
@@ -153,12 +153,12 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
 def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[Entrant, Entrant]:
     """Return the entrant and the reference, each with only the runs that are compared.
 
-    If seeds are paired, each of the two keeps only the seeds that both have, in the same order. Otherwise nothing is
-    changed.
+    If seeds are paired, each of the two keeps only the seeds that both have, in the same order. If a seed occurs
+    twice, runs are paired by their order instead. If seeds are not paired, both are returned unchanged.
 
     Raises:
-        InvalidInputError: seeds are paired, but the two share no seed; or their runs must be paired by order because a
-            seed occurs twice, and they have different numbers of runs.
+        InvalidInputError: seeds are paired, but the two share no seed; or runs are paired by their order, but the two
+            have different numbers of runs.
     """
     if not options.paired_seeds:
         return entrant, reference

@@ -18,7 +18,7 @@ _READING = (
 
 
 def disagreement_tables(found: Sequence[Disagreements], labels: Labels) -> list[Table]:
-    """Return a table for each pair of entrants, with the problems of all tasks on which the two disagree.
+    """Return a table for each pair of entrants. Its rows are the problems, of all tasks, on which the two disagree.
 
     An entrant is a model, or a method with its seeds. Two entrants disagree on a problem if they have different shares
     of right completions.

@@ -2,7 +2,7 @@
 
 An entrant is a model, or a method with its seeds. Two entrants are compared on the problems that both answered. For
 each of the two, the share of a problem is the share of its samples that are right, over all seeds. If nothing was
-sampled, the greedy completions count. The result also says how many problems would differ by chance alone.
+sampled, the greedy completions are used. The result also says how many problems would differ by chance alone.
 """
 
 import csv
@@ -81,9 +81,9 @@ class Disagreements:
             Among equal differences, the problems that the entrant `model` solves more often come first.
         paired: the difference in mean accuracy, model minus reference, with its interval and verdict, as
             `PairedDifference.to_dict` gives it.
-        by_chance: the number of problems on which the shares would be expected to differ if both entrants solved each
-            problem with the same probability (see `chance_of_unequal_shares`). None if the numbers of completions do
-            not allow an estimate, for example if an entrant has one completion of each problem.
+        by_chance: the expected number of problems with different shares if both entrants solved each problem with the
+            same probability (see `chance_of_unequal_shares`). None if the numbers of completions do not allow an
+            estimate, for example if an entrant has one completion of each problem.
     """
 
     task: str
@@ -103,8 +103,8 @@ def disagreements(entrants: Sequence[Entrant], options: Options | None = None) -
         options: how the entrants are compared; `allow_mismatch` is not read.
 
     Returns:
-        One result for each entrant and each task on which it shares a problem with the reference. The results of one
-        entrant follow one another.
+        One result for each entrant and each task on which it shares a problem with the reference. The list begins with
+        all results of one entrant, then come those of the next.
     """
     options = options or Options()
     names = list(dict.fromkeys(entrant.name for entrant in entrants))

@@ -139,9 +139,9 @@ def entrant_keys(
     `entrants.entrants_of` would make the same entrants.
 
     Args:
-        name: the name of the method whose seeds the evaluations are. If it is None, each model is an entrant.
+        name: the name of a method. The evaluations are then its seeds. If it is None, each model is an entrant.
         summaries: the content of summary.json of each evaluation.
-        estimator: only results of this estimator count; None takes the results of all estimators.
+        estimator: only the results of this estimator are read; None reads those of all estimators.
 
     Raises:
         InvalidInputError: `name` is given, and an evaluation has several models.

@@ -30,8 +30,8 @@ class EvalConfig(RunConfig):
             this task they replace the fields `samples` and `k`.
         suite: the name of a suite, a list of tasks with their options. Fields that you set here replace the options of
             the suite. `NAME:task=FILE` reads the problems of a task from a local file.
-        num_problems: the number of problems of each task; `all` takes all. If None, it is the suite's number; without
-            one, all problems are taken. Every run draws the same problems.
+        num_problems: the number of problems of each task; `all` takes all. If None, it is the suite's number; if the
+            suite names none, or without a suite, all problems are taken. Every run draws the same problems.
         split: the split of the data set that the problems come from.
         chat_template: whether the model's chat template is applied, if it has one. If None, the suite decides; without
             a suite, the template is applied.

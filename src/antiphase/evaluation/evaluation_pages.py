@@ -38,7 +38,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def rivals_tables(comparison: Comparison) -> list[Table]:
-    """Return a table for each task and entrant (model or method) that compares ι with its rivals.
+    """Return tables that compare ι with its rivals, one for each task and entrant (model or method).
 
     ι = −ρ is the inversion of a rollout. Its rivals are other scores of a rollout, such as its length.
     """

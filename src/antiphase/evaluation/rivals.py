@@ -117,7 +117,7 @@ def compare_with_rivals(
 def best_where_known(
     score: np.ndarray, correct: np.ndarray, strata: Sequence[Any], k: int
 ) -> Float[np.ndarray, "stratum"]:
-    """Return, for each stratum, the expected accuracy if the rollout with the best score among k is picked.
+    """Return, for each stratum, the expected accuracy if the best-scored of k rollouts is picked.
 
     A stratum is a problem, or a problem and a seed; see `best_of_k`.
 
@@ -200,7 +200,7 @@ def rival_rows(rivals: Mapping[str, Entry], gains: Mapping[str, Entry]) -> list[
 
 
 def evaluation_rivals(results: Sequence[Entry], names: Mapping[str, str]) -> list[Table]:
-    """Return a table for each result of an evaluation that compares ι with its rivals.
+    """Return tables that compare ι with its rivals, one for each result of an evaluation.
 
     ι = −ρ is the inversion of a rollout, and its rivals are other scores, such as the length. A result gets no table
     if none of its problems has both right and wrong rollouts.
@@ -223,7 +223,7 @@ def evaluation_rivals(results: Sequence[Entry], names: Mapping[str, str]) -> lis
 
 
 def comparison_rivals(task: str, entrants: Sequence[Entry]) -> list[Table]:
-    """Return a table for each entrant of a comparison that compares ι with its rivals on one task.
+    """Return tables that compare ι with its rivals on one task, one for each entrant of a comparison.
 
     ι = −ρ is the inversion of a rollout, and its rivals are other scores, such as the length. An entrant is a model or
     a method. It gets no table if none of its problems has both right and wrong rollouts.

@@ -1,4 +1,4 @@
-"""Compare ι with the other scores of an entrant's rollouts in a comparison, among them Δ ln p.
+"""Compare ι with the other scores of the rollouts of each entrant, among them Δ ln p.
 
 ι = −ρ is the inversion of a rollout. An entrant is a model, or a method with its seeds. Two entrants can be measured
 on the same rollouts (`antiphase eval --rollouts`). They then have the same right and wrong rollouts, and only their
@@ -31,7 +31,7 @@ def delta_logprob(rows: pd.DataFrame, others: Sequence[pd.DataFrame]) -> np.ndar
         rows: the rollouts as one model measured them.
         others: the rollouts as the other model measured them, one table for each of its seeds. A rollout is shared if
             the other model has one with the same problem and the same token ids of prompt and completion; the sample
-            number does not matter. If several seeds have the rollout, their mean log-probability counts.
+            number does not matter. If several seeds have the rollout, their mean log-probability is used.
 
     Returns:
         One value for each row; NaN for a rollout that is not shared.
@@ -119,7 +119,7 @@ def rivals_of(entrant: Entrant, delta: np.ndarray | None = None) -> dict[str, An
 
     Args:
         entrant: a model, or a method with its seeds.
-        delta: Δ ln p of each rollout against the reference, or None. It counts as one of the scores, unless both
+        delta: Δ ln p of each rollout against the reference, or None. It is one of the scores, unless both
             models give all shared rollouts the same log-probability.
 
     Returns:

@@ -35,7 +35,7 @@ _LINE = 11.0  # The distance of two lines of text above a panel, in points.
 
 
 def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
-    """Draw how many tokens have which entropy and strength, with the running median, in one panel for each result.
+    """Draw the tokens by their entropy and strength, with the running median, in one panel for each result.
 
     The entropy axis has a square-root scale, because most entropies are near 0. All panels share it. Strengths of
     different models or estimators are not comparable, so each panel has its own strength axis. That axis is

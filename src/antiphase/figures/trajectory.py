@@ -32,7 +32,7 @@ def trajectory_curves(trajectory: Rows) -> Figure:
     If the training replaced groups of rollouts that teach nothing (dynamic sampling), the accuracy is that of the
     batches before the replacement. The panel of accuracy also shows accuracy on held-out problems: pass@1 with its
     interval (95 %), and the greedy accuracy. If the run has an `InversionCallback`, the panel of inversion also shows
-    the ι that it measured on its probe set, with its interval.
+    the ι that the callback measured on its probe set, with its interval.
 
     Args:
         trajectory: the rows of `trajectory.jsonl`.

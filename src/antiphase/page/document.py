@@ -55,20 +55,20 @@ class Subject:
     """A model or checkpoint with its rollouts. In an evaluation, these are its rollouts on one task.
 
     Args:
-        label: the name of the model or checkpoint, which no other subject of the document has.
+        label: the name of the model or checkpoint. No two subjects of a document have the same label.
         run: the index of the run that the subject belongs to, among the runs of the document.
         readings: for each estimator, the numbers of the run's summary, in the form that `reading_of` returns.
         rollouts: one row for each rollout. The columns are `rollout_id`, `prompt`, `finish`, `num_tokens`, and, if
             known, `correct`, `outcome`, `reason`, `answer`, `reference`, `strict`, `flexible`, `num_thought_tokens`.
         correlations: for each estimator, the correlation ρ of entropy and strength over the tokens of each rollout,
             `[rollout]`; NaN where undefined.
-        by_unit: the ρ of each rollout over other units. The keys are columns of rollouts.parquet (`spearman_type`,
-            `spearman_step` and the ends of its interval, `spearman_given_length`), and each value has the form of
-            `correlations`. It is empty for old runs, which measured tokens only.
+        by_unit: the ρ of each rollout over other units. The keys are columns of rollouts.parquet: `spearman_type`,
+            `spearman_step`, `spearman_step_low` and `spearman_step_high` (its interval), and `spearman_given_length`.
+            Each value has the form of `correlations`. The mapping is empty for old runs, which measured tokens only.
         shuffled: for each estimator, ρ over the tokens of each rollout after the strengths were permuted, `[rollout]`;
             empty if not stored.
         tokens: one row for each token, in the order of `rollouts` and of the positions. The columns are `token`,
-            `token_id`, `spaced` (whether the completion has a space before the token that the token's text lacks),
+            `token_id`, `spaced` (whether the completion has a space before the token, and the token's text has none),
             `entropy`, `logprob`.
         starts: index of each rollout's first token; the last entry is the number of all tokens; `[rollout + 1]`.
         strengths: for each estimator, the gradient strength of each token, `[token]`; NaN if a token was not measured.
@@ -136,7 +136,7 @@ class Table:
         links: the rollouts that a click on a cell may open. The keys are (row, column), and each value is a list of
             (label of the subject, rollout id). The click opens the first of these rollouts that the page holds. A cell
             without a rollout to open is plain text.
-        beside: whether the table sets ι (ι = −ρ, the inversion) beside other numbers of a rollout.
+        beside: whether the table shows ι (ι = −ρ, the inversion) beside other numbers of a rollout.
     """
 
     title: str

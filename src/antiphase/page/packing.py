@@ -1,8 +1,8 @@
 """Pack columns of numbers as text: the bytes are sorted by significance, compressed, and written in base64.
 
-The main columns keep every bit of float32, so that the ranks on the page are those of the summary. Numbers that only
-the details show are kept in 16 bits: strengths by layer and projection on a logarithmic scale, with a relative error
-below 0.1 % over six decades, and log-probabilities of alternatives in steps of 0.0005 nats.
+The main columns keep every bit of float32, so that the ranks on the page are those of the summary. Numbers that are
+shown only in the details are kept in 16 bits: strengths by layer and projection on a logarithmic scale, with a
+relative error below 0.1 % over six decades, and log-probabilities of alternatives in steps of 0.0005 nats.
 """
 
 import base64

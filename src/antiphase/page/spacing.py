@@ -11,7 +11,7 @@ _AHEAD = 8
 
 
 def spaces_before(completion: str, tokens: Sequence[str]) -> list[bool]:
-    """Return, for each token, True if the completion has a space before it that the token's own text lacks.
+    """Return, for each token, whether a space stands before it in the completion, but not in the token's own text.
 
     Some tokens cannot be found: for example a part of a character, or a special token that the text leaves out. The
     search then goes on with the next token, and looks one character further ahead for each token that it missed. If a

@@ -129,7 +129,7 @@ def check_view(
 
 @contextlib.contextmanager
 def listening(port: int) -> Iterator[None]:
-    """Run a `with` block, and turn an error about the port on which it listens into one that says what to do.
+    """Run a `with` block that listens on a port. If the port cannot be used, the error says what to do.
 
     Raises:
         InvalidInputError: the port is in use, or the number is not a port.

@@ -113,7 +113,7 @@ def _differences(key: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
 def is_free(path: Path) -> bool:
     """Return whether the path does not exist or is an empty folder.
 
-    A lock file that a killed process left behind does not count.
+    A folder that holds only a lock file is empty in this sense. A killed process may have left this file behind.
     """
     return not path.exists() or (path.is_dir() and all(entry.name == LOCK for entry in path.iterdir()))
 

@@ -1,4 +1,4 @@
-"""Measure rollouts that have completions with every estimator, and return the rows of the run's tables.
+"""Measure completed rollouts with every estimator, and return the rows of the run's tables.
 
 `run` calls this module for each batch; `signal_statistics` computes the correlations of the whole run from the tables.
 """
@@ -66,7 +66,7 @@ class Measured:
 def measure_items(
     loaded: LoadedModel, items: Sequence[Item], specs: Sequence[SignalSpec], units: UnitSpec, bar: Progress
 ) -> Measured:
-    """Measure rollouts that have completions with every estimator, and return their rows of the tables.
+    """Measure completed rollouts with every estimator, and return their rows of the tables.
 
     Args:
         loaded: the model that is measured.
@@ -135,14 +135,14 @@ _GIVEN = (
 
 
 def given_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts about a model that the notes below a table use.
+    """Return only the facts that are used in the notes below a table.
 
     Args:
-        facts: all facts about the model; see `model_facts`.
+        facts: all facts about a model; see `model_facts`.
 
     Returns:
-        Those of these facts that are known: the quantisation, the layers left out, the number of rollouts without an
-        end token, and how a server returned the rollouts.
+        The quantisation, the layers left out, the number of rollouts without an end token, and how a server returned
+        the rollouts. A fact that is not known is left out.
     """
     return {key: facts[key] for key in _GIVEN if key in facts}
 
@@ -215,7 +215,7 @@ ROLLOUT_SCHEMA = pa.schema(
 
 
 def item_columns(model: str, estimator: str, item: Item) -> dict[str, Any]:
-    """Return the values of a rollout in those columns of rollouts.parquet that are known before it is measured."""
+    """Return the values of a rollout that are known before it is measured, by the column of rollouts.parquet."""
     return {
         "model": model,
         "estimator": estimator,

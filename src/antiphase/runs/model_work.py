@@ -57,7 +57,7 @@ class ModelWork(ABC):
 
     @abstractmethod
     def tables(self, batch: Any, loaded: LoadedModel, bar: Progress) -> dict[Kind, pa.Table]:
-        """Measure a batch whose rollouts have completions, and return its rows for each table, by the table's name."""
+        """Measure a batch of completed rollouts, and return its rows of each table, by the name of the table."""
 
     def shared(self, batches: Sequence[Batch], loaded: LoadedModel, folder: RunFolder) -> Sequence[Batch]:
         """Return the batches that the second or a later model of the run works on.

@@ -114,7 +114,7 @@ class RunFolder:
         return dict(self.read_json("config.json").get("prompts", {}))
 
     def keep_prompts(self, prompts: Mapping[str, Any]) -> None:
-        """Write facts about the prompts to config.json. A resumed run checks by them that its prompts are the same.
+        """Write facts about the prompts to config.json. A resumed run checks that they are still the same.
 
         Args:
             prompts: `sha256` is the digest of the prompts' token ids for each model. `moment` is the time that chat
@@ -164,7 +164,7 @@ class RunFolder:
             pq.write_table(table, work)
 
     def has_part(self, model: int, batch: int) -> bool:
-        """Return whether a batch is finished. It is if its rollouts file exists, which is written last."""
+        """Return whether a batch is finished: whether its rollouts file exists, which is written last."""
         return part_path(self.path, model, batch, "rollouts").is_file()
 
     def write_part(self, model: int, batch: int, tables: Mapping[Kind, pa.Table]) -> None:

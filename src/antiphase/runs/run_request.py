@@ -59,8 +59,8 @@ class Outputs:
     def check(self, kind: FolderKind, stored: Mapping[str, Any]) -> None:
         """Raise an error if the run can neither begin nor continue in the folder; see `check_out`.
 
-        If a launcher started several processes, process 0 checks the folder when the run begins. The others may come
-        when process 0 has made it already.
+        If a launcher started several processes, nothing is checked here. Process 0 checks the folder when the run
+        begins. The others do not, since process 0 may have made the folder before they look.
 
         Raises:
             InvalidInputError: `check_out` refuses the folder, or another process is writing to it.

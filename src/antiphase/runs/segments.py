@@ -32,9 +32,9 @@ def part_column(unit: str, part: Part) -> str:
 def signals_within(
     signals: TokenSignals, chosen: Bool[Tensor, "batch token"], numbers: Int[Tensor, "batch token"]
 ) -> TokenSignals:
-    """Return a copy of the signals in which the values of all tokens that are not chosen are NaN.
+    """Return a copy of the signals that keeps only the values of the chosen tokens. All other values are NaN.
 
-    The values of a step are kept if its first token is chosen. Otherwise they are NaN too.
+    The values of a step are kept if its first token is chosen.
 
     Args:
         signals: the signals of all tokens, with their steps.

@@ -19,7 +19,7 @@ _BUILT_IN = ("auto", "transformers", "vllm")
 
 
 def check_server_choice(config: Any) -> None:
-    """Raise InvalidInputError if the options of the engine `openai` are wrong, or if another engine has them.
+    """Raise InvalidInputError if the options of the engine `openai` are wrong, or are given for another engine.
 
     Args:
         config: the options of the run, a `RunConfig`.

@@ -247,7 +247,7 @@ def team_of(out: Path | None) -> Alone:
     """Return the team of a run: of this process alone, or of all processes that a launcher started with it.
 
     Args:
-        out: the run folder; None if the run writes no files. Then each process works alone.
+        out: the run folder. If it is None, the run writes no files, and each process works alone.
 
     Raises:
         InvalidInputError: the environment variables of the launcher are incomplete.
@@ -289,8 +289,7 @@ def connected(launched: Launch) -> Any:
     """Connect to the key-value store of the launcher. If the launcher has none, process 0 holds the store.
 
     `torch.distributed.rendezvous` is not used. It waits until all processes have come, and a process that never comes
-    would stop the others. The other processes try again and again for a few seconds, since Ctrl-C has no effect within
-    one try.
+    would stop the others. The other processes make many short tries, since Ctrl-C has no effect within one try.
 
     Raises:
         LostProcessError: the store cannot be reached.

@@ -18,8 +18,8 @@ def spoken(error: AntiphaseError, launched: Launch) -> str | None:
 
     If all processes of a machine end with the same error, the first of them prints it. If only some of them do, the
     first of these prints it, together with their numbers. An error that process 0 finds before it begins the run
-    counts as an error of all processes, since the others wait for process 0. If a process ends only because another
-    one failed, and the other one prints its own error on the same machine, it prints nothing.
+    counts as an error of all processes, since the others wait for process 0. A process prints nothing if it ends only
+    because another process failed, and that other process prints its own error on the same machine.
 
     Args:
         error: the error with which this process ends.
@@ -76,7 +76,7 @@ def _begun(launched: Launch) -> bool:
 
 
 def stop_once(launched: Launch) -> None:
-    """Let this process end in order when it is stopped: by Ctrl-C, or by its launcher after another process ended.
+    """Let this process end cleanly when it is stopped: by Ctrl-C, or by its launcher after another process ended.
 
     Several signals may come, from the terminal and from the launcher. The first raises KeyboardInterrupt, and the
     others do nothing. With one process, nothing is changed.

@@ -25,8 +25,8 @@ def in_shape_of(answer: str, gold: str) -> str:
 
     If the reference is a point, an answer that names coordinates, such as `x = 1, y = 2`, becomes a point. Its
     coordinates stand in the order of the alphabet. The names must be the first letters of a usual row, such as `xyz`
-    or `abc`: `x` and `y` are accepted, `y` and `z` are not. If the reference is an interval, an inequality of one
-    letter becomes an interval. Any other answer is returned unchanged.
+    or `abc`: `x` and `y` are accepted, `y` and `z` are not. If the reference is an interval, an inequality in one
+    variable becomes an interval. Any other answer is returned unchanged.
 
     Args:
         answer: the answer, after `math_equality` removed what does not change its value, such as currency signs.

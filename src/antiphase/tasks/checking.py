@@ -39,7 +39,7 @@ class Checked:
         extracted: the answer that was judged; None if the completion has no answer.
         correct, outcome, reason: the task's verdict. `correct` says whether the completion is right, `outcome` is a
             name such as `wrong` or `no answer`, and `reason` explains the outcome in a few words.
-        math_verify: whether the package math-verify, which reads the whole completion, accepts it.
+        math_verify: whether the package math-verify accepts the completion. It judges all of the text.
         lm_eval: whether lm-eval's rule for GSM8K accepts the completion; None if the reference answer is not a
             number.
         expected: the value of the row's column `expected`; None if the row has no such column.
@@ -64,7 +64,7 @@ def read_rows(path: Path, spec: str) -> list[tuple[TableRow, Problem]]:
 
     Args:
         path: a .jsonl, .json or .parquet file.
-        spec: the spec (name and options) of the task for rows that name no `task` of their own.
+        spec: the spec (name and options) of a task. It is used for each row that has no `task`.
 
     Raises:
         InvalidInputError: the file cannot be read or has no rows; a row has no text in `reference` or `completion`; a

@@ -26,7 +26,7 @@ def in_split(prompt: str, split: Split) -> bool:
 
 
 def draw_distinct(stream: Iterable[Problem], split: Split, num: int, *, spec: str, exact: bool) -> list[Problem]:
-    """Return the first `num` problems of the split that have different prompts.
+    """Return the first `num` different problems of the split. Problems are different if their prompts are.
 
     A stream never ends, but it may have no new problem left. It counts as exhausted after 20·n repeats in a row, where
     n is the number of different prompts so far. This limit is at least 500 and at most 20,000.

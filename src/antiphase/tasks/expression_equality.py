@@ -1,9 +1,9 @@
 """Decide whether two mathematical expressions are equal.
 
 The package math-verify parses the expressions for sympy. Two constants are compared exactly, without a tolerance, so
-1/2004! is not 1/2006!. Expressions with variables are compared by math-verify. Parsing and comparing can take long or
-hang, so callers use a process that can be killed. `math_equality` has removed lists, equations and units before it
-calls these functions.
+1/2004! is not 1/2006!. Most expressions with variables are compared by math-verify. Parsing and comparing can take
+long or hang, so callers use a process that can be killed. The expressions hold no lists and no units: `math_equality`
+has split them already.
 """
 
 import re
@@ -18,7 +18,9 @@ _WORDS = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{[^{}]*[A-Za-z]|(?<![\\A-Za-
 
 
 def same_value(answer: str, gold: str) -> bool:
-    """Return whether two expressions are equal. Constants must be exactly equal; math-verify compares all others.
+    """Return whether two expressions are equal.
+
+    Two constants must be exactly equal. Most expressions with variables are compared by math-verify.
 
     Raises:
         MissingExtraError: math-verify is not installed.
@@ -41,7 +43,7 @@ def _in_radians(text: str) -> str:
 
 
 def same_solutions(answer: Sequence[str], gold: Sequence[str]) -> bool:
-    """Return whether two equations have the same solutions, because one is a multiple of the other.
+    """Return whether one equation is a multiple of the other, so that both have the same solutions.
 
     Args:
         answer: the two sides of the answer's equation.

@@ -1,4 +1,7 @@
-"""The base of tasks that look for the answer in one place of a completion: generated problems, rows and questions."""
+"""The base of tasks that first find the answer in a completion, and then judge this answer.
+
+Tasks that generate problems, tasks that read them from rows, and `QuestionTask` derive from it.
+"""
 
 from dataclasses import dataclass, field
 

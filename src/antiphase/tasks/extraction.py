@@ -1,7 +1,7 @@
-r"""Find the answer inside a completion: in tags, in a box, announced, as the last number, or on the last line.
+r"""Find the answer in a completion: in tags, in a box, after an announcement, as the last number, or as the last line.
 
-The functions use only strings, and their time is linear in the length of the text. They do not decide whether the
-answer is right. The text is what follows the thought of a reasoning model (see `thoughts`). A box that is not closed
+The functions read the text after the thought of a reasoning model (see `thoughts`). They do not decide whether the
+answer is right. They use only strings, and their time is linear in the length of the text. A box that is not closed
 (`\boxed{12`) gives no answer.
 """
 
@@ -55,8 +55,8 @@ class Found:
     Args:
         text: the answer.
         how: the place: `tags`, `box`, `announced` (after "The answer is" or `####`, or in bold), `number` (the last
-            number) or `line` (the last line). It is `asked` if the user chose a single place, with another mode than
-            `auto`.
+            number) or `line` (the last line). It is `asked` if the mode is not `auto`, since every other mode names
+            one place.
     """
 
     text: str
@@ -102,7 +102,7 @@ def is_whole(completion: str, gold: str, finish: str | None) -> bool:
     """Return False if a completion was cut off before it gave an answer, else True.
 
     A completion that reached its length limit was cut off. Its last number and its last line may come from the middle
-    of a calculation, so they are no answer. An answer in tags, in a box or after an announcement counts.
+    of a calculation, so they are no answer. An answer in tags, in a box or after an announcement is one.
 
     Args:
         completion: the generated text after its thought.

@@ -26,7 +26,7 @@ class GeneratedTask(ExtractingTask):
 
     Args:
         size: how many problems `problems` returns if it is called without a number.
-        size_given: whether the user chose `size`. If so, an error is raised if fewer problems exist.
+        size_given: whether the user chose `size`. It is then an error if fewer problems exist.
     """
 
     size: int
@@ -45,8 +45,8 @@ class GeneratedTask(ExtractingTask):
             seed: seed of the stream.
 
         Raises:
-            InvalidInputError: `num` is below 1, there is no such split, or fewer different problems exist and the user
-                chose their number.
+            InvalidInputError: `num` is below 1, there is no such split, or fewer different problems exist than the
+                user asked for.
         """
         check_request(self.spec, split, num)
         exact = num is not None or self.size_given

@@ -86,7 +86,7 @@ def safe_to_score(generator: str, answer: str, entry: Mapping[str, Any]) -> bool
 
     The scorer must not see code. It may see `nan` or `inf` only if the reference answer contains one of them. If the
     reference answer is a plain number, the answer must be a plain number within 1% of it. Without these rules, some
-    scorers would accept a text that contains the number, the beginning of the number, or `nan`.
+    scorers would accept `nan`, a text with the number somewhere in it, or only the beginning of the number.
     """
     reference = str(entry["answer"])
     wanted, given = plain_number(reference), plain_number(answer)

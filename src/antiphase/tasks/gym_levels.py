@@ -10,8 +10,8 @@ def level_options(name: str, level: int, spec: Spec) -> dict[str, Any]:
     """Return the options that the curriculum of a reasoning_gym generator sets at a level of difficulty.
 
     A curriculum is a set of attributes, such as the number of terms, and each attribute has a list of levels. Every
-    attribute is set to the wanted level, or to its last level if it has fewer. If an attribute is a range, the range
-    begins at its lowest level and ends at the wanted level, as in reasoning_gym.
+    attribute is set to the wanted level, or to its last level if it has fewer levels. If an attribute is a range, the
+    range begins at its lowest level and ends at the wanted level, as in reasoning_gym.
 
     Args:
         name: the name of the generator.

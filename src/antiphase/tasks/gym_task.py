@@ -150,7 +150,10 @@ class GymTask(GeneratedTask):
         return _made_again(self, stored["seed"], stored["index"])
 
     def stream(self, seed: int) -> Iterator[Problem]:
-        """Yield the generator's problems without end, but none whose reference answer the scorer rejects."""
+        """Yield the generator's problems without end.
+
+        A problem is left out if the scorer rejects its reference answer.
+        """
         accepted = 1
         for chunk in itertools.count():
             digest = hashlib.sha256(f"{self.name}:{seed}:{chunk}".encode()).digest()

@@ -30,7 +30,7 @@ def tagged(text: str) -> str | None:
 def boxed(text: str) -> str | None:
     r"""Return the content of the last complete `\boxed{…}`; None if the text has no complete box.
 
-    Of nested boxes, the inner one counts.
+    If boxes are nested, the content of the inner one is returned.
 
     >>> boxed(r"\boxed{1} and \boxed{\{2\}} but \boxed{3")
     '\\{2\\}'

@@ -28,7 +28,7 @@ class MathSet:
 
     Args:
         hub_id: the id of the data set on the hub, `owner/name`.
-        revision: the commit of the set that is read; a branch, if antiphase fixes no commit.
+        revision: the commit that is read; the name of a branch, if antiphase has not fixed a commit.
         config: the configuration of the data set; None is its default.
         train: the name of the set's split for training; None if the set has no such split.
         test: the name of the set's split for tests; None if the set has no such split.

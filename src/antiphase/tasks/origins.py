@@ -29,8 +29,8 @@ class FileOrigin(Origin):
 
     Args:
         path: the path of the file.
-        test_of: the name of the known set that the file is a copy of. The file is then read as the set's test split.
-            None if the file is no such copy; the prompt of each row then decides its split.
+        test_of: the name of the known set, if the file is a copy of one. The copy is read as the set's test split.
+            None for any other file; the prompt of each row decides the split of the row.
         ids: how the problems get their ids (see `Rows`).
         has_train: whether the known set also has a train split. If so, a training reads the file as a copy of the
             train split.
@@ -65,8 +65,8 @@ class FileOrigin(Origin):
     def for_training(self) -> Origin:
         """Return the origin that training uses for this file.
 
-        The file may be a copy of a data set that antiphase knows by name and that has a train split. Then the origin
-        that is returned reads the file as this train split. For any other file, this origin itself is returned.
+        If the file is a copy of a known set with a train split, the returned origin reads the file as the train
+        split. For any other file, this origin itself is returned.
         """
         if self.test_of is None or not self.has_train:
             return self
@@ -74,17 +74,17 @@ class FileOrigin(Origin):
 
 
 class TrainingFile(FileOrigin):
-    """A file that is a local copy of the train split of a data set that antiphase knows by name (`test_of`).
+    """A file that is read as the train split of a known set (see `FileOrigin`). `test_of` is the name of the set.
 
-    If antiphase contains the set's test questions, they are the held-out problems (the problems that measure a
-    training). Otherwise the prompt of each row decides whether the row is for training or held out.
+    The held-out problems measure a training. If antiphase contains the set's test questions, these are the held-out
+    problems. Otherwise the prompt of each row decides whether the row is for training or held out.
     """
 
     def read(self, split: Split) -> list[Rows]:
         """Return the rows of the split. Warn if the name of the file or the ids of its rows say "test".
 
         Raises:
-            InvalidInputError: the file cannot be read, or it contains test questions that antiphase knows.
+            InvalidInputError: the file cannot be read, or it holds test questions that antiphase contains.
         """
         rows = read_table(Path(self.path).expanduser())
         training = Rows(rows, f"{self.test_of}_train", official=self.embedded_test, ids=self.ids)
@@ -121,7 +121,7 @@ class HubOrigin(Origin):
     """A data set on the Hugging Face hub that the rows of a task are read from.
 
     Args:
-        name: the name of the data set, with which the ids of its problems begin.
+        name: the name of the data set. The ids of its problems begin with this name.
         hub_id: the id of the data set on the hub, `owner/name`.
         config: the configuration of the data set; None is its default.
         train: the name of the data set's split for training; None if it has no such split.

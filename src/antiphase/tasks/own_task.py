@@ -3,7 +3,7 @@
 `MyTask` is a subclass of `Task`, or a function that returns a task. Options follow after another colon, as in
 `file.py:MyTask:size=5`; they become the arguments of `MyTask`, converted to the annotated types. `OwnTask` wraps the
 user's task. It checks the problems, and it tries the verifier on one problem before anything long starts. If the
-verifier raises an error later, one completion counts as wrong, and the run goes on.
+verifier raises an error later, only the completion that it was judging counts as wrong, and the run goes on.
 """
 
 import contextlib
@@ -111,7 +111,7 @@ class OwnTask(Task):
         return _truth(self.inner.verify(completion, problem))
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """Return the verdict of the user's `quick_verdict`; None if it raises an error. Then `verify` decides."""
+        """Return the verdict of the user's `quick_verdict`; None if it raises an error, so that `verify` decides."""
         try:
             return _maybe(_truth, self.inner.quick_verdict(completion, problem))
         # Code that was written for ordinary answers can raise any error on a hostile answer.

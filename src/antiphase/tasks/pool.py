@@ -71,8 +71,8 @@ class VerifierPool:
 
         Args:
             pairs: (completion, problem) for each completion.
-            timeout: the seconds that one verification may take. If it takes longer, the outcome is `timeout`. The time
-                that a process needs to start does not count.
+            timeout: the seconds that one verification may take. If it takes longer, the outcome is `timeout`. The
+                time that a process needs to start is not included.
             finishes: how each completion ended; `length` means that it reached its length limit. None if this is not
                 known.
 

@@ -85,7 +85,7 @@ class Task(ABC):
     def verify(self, completion: str, problem: Problem) -> bool:
         """Return whether the completion is right.
 
-        A hostile completion can make this method slow, hang or raise, so callers use `VerifierPool`.
+        A hostile completion can make this method hang or raise an error, so callers use `VerifierPool`.
         """
 
     @abstractmethod
@@ -112,8 +112,8 @@ class Task(ABC):
     def for_training(self) -> "Task":
         """Return the task that training uses, which usually is this task itself.
 
-        Only a task that reads a local copy of a data set that antiphase knows by name returns another task. This other
-        task reads the copy as the train split.
+        It is another task if this one reads a local copy of a known data set with a train split, such as `gsm8k`. The
+        other task reads the copy as the train split.
         """
         return self
 

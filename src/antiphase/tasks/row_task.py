@@ -60,8 +60,8 @@ class Origin(ABC):
     def for_training(self) -> "Origin":
         """Return the origin that training reads, which usually is this origin itself.
 
-        Only a local copy of a data set that antiphase knows by name returns another origin. This other origin reads
-        the copy as the train split.
+        It is another origin if this one is a local copy of a known data set with a train split, such as `gsm8k`. The
+        other origin reads the copy as the train split.
         """
         return self
 
@@ -178,7 +178,7 @@ def text_of(row: TableRow, columns: Sequence[str], what: str, option: str | None
 
 
 def missing(row: TableRow, what: str, asked: Sequence[str], option: str | None = None) -> InvalidInputError:
-    """Return the error to raise for a row that has none of the columns in which `what` was looked for.
+    """Return the error to raise for a row that has none of the columns `asked`.
 
     Args:
         row: the row.

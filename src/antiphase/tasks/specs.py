@@ -1,6 +1,7 @@
 """Read specs of tasks, `NAME` or `NAME:key=value,key=value`, and convert their options to the types of the task.
 
-NAME may contain colons, as in `file.py:MyTask`. The options begin after the first colon that a `key=` follows.
+NAME may contain colons, as in `file.py:MyTask`. The options begin after the first colon that stands directly before a
+`key=`.
 """
 
 import re

@@ -25,8 +25,8 @@ class ReadingReward:
     Two kinds of tags can be missing in the texts that a trainer such as TRL's gives to rewards. A tag that is a
     special token is lost, because the trainer decodes completions without special tokens. An opening tag that the chat
     template wrote at the end of the prompt is not part of the completion. `CorRPOTrainer` therefore decodes the token
-    ids itself and keeps both kinds. With another trainer, this class can find an opening tag only at the end of a
-    prompt that is a text, or a chat that ends with a message of the assistant.
+    ids itself and keeps both kinds. With another trainer, this class can find only an opening tag at the end of
+    the prompt. The prompt must be a text, or a chat whose last message is the assistant's.
 
     Args:
         tags: pairs of the tag that opens a thought and the tag that closes it; see `thoughts.thought_tags`.

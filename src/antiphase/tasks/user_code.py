@@ -57,7 +57,7 @@ class UserCode:
         place: where the code is.
         value: the object itself.
         file: the file that holds the code; None for a module without a file.
-        sha256: the sha256 of `file`; the files that it imports do not count. None for a module without a file.
+        sha256: the sha256 of `file`, without the files that it imports. None for a module without a file.
     """
 
     place: CodePlace
