@@ -24,9 +24,10 @@ def check_draw(num_samples: int, k: int) -> None:
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     """Estimate pass@k without bias: the probability that at least one of k samples is right.
 
-    Of n samples, c are right. The estimate is 1 − C(n−c, k) / C(n, k), with binomial coefficients C: the share of all
-    draws of k from the n samples that contain a right one (Chen et al. 2021, arXiv 2107.03374, eq. 1). It is computed
-    as −expm1 Σ_{i=n−c+1}^{n} ln(1 − k/i), which neither overflows nor loses digits.
+    Of n samples, c are right. All possible ways to draw k of them are considered. The estimate is the share of these
+    draws that contain a right sample: 1 − C(n−c, k) / C(n, k), with binomial coefficients C (Chen et al. 2021,
+    arXiv 2107.03374, eq. 1). It is computed as −expm1 Σ_{i=n−c+1}^{n} ln(1 − k/i), which neither overflows nor loses
+    digits.
 
     Args:
         num_samples: n, the number of samples.
