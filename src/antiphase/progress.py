@@ -71,7 +71,7 @@ class Progress:
 
         Args:
             name: the text in front of the bar.
-            units: how many units the stage counts for. Loading a model, for example, counts for 0.
+            units: the number of units of the stage. It may be 0, for example while a model is loaded.
         """
         self.end_stage()
         self._stage_start, self._stage_units = self.finished, units

@@ -89,8 +89,8 @@ def inversion_term(
     Our reading: the paper does not say what counts if ρ is undefined, for example because a rollout has too few steps.
     With `neutral`, the rollout gets the mean of the defined scores of its group, so that it neither gains nor loses.
     In the mode `gated`, this is the mean over the accepted rollouts. If no score is defined, the mean is 0. With
-    `zero`, ρ counts as 0, so that short rollouts gain if the ρ of the others is positive, and lose if it is negative.
-    With `worst`, ρ counts as `clip`, which is 1 by default, so that short rollouts always lose.
+    `zero`, ρ counts as 0, so that short rollouts gain if the ρ of the other rollouts is positive, and lose if it is
+    negative. With `worst`, ρ counts as `clip`, which is 1 by default, so that short rollouts always lose.
 
     Args:
         inversion: ι of each rollout, one group after another; NaN if it is undefined.

@@ -23,7 +23,7 @@ def weight_at(progress: float, *, weight: float, schedule: Schedule, warmup: flo
     """Return the weight λ of the inversion score at a point of the training.
 
     First, λ rises linearly from 0 to `weight`. This takes the share `warmup` of the training. Then λ depends on the
-    schedule and on p. p rises from 0 to 1 over the rest of the training:
+    schedule and on a number p, which rises from 0 to 1 over the rest of the training:
 
     * `constant`: λ stays at `weight`.
     * `linear`: λ = weight·(1−p).

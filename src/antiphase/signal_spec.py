@@ -113,8 +113,8 @@ class SignalSpec:
             list of layer indices. Negative indices count from the end. The indices count all layers of the decoder,
             also those without softmax attention.
         projections: which of the attention projections Q, K, V and O are measured.
-        norm: the norm of the gradient: `nuclear` (as in the paper), `frobenius`, or `l1` (entrywise, as in §2.1 of the
-            post; docs/deviations.md).
+        norm: the norm of the gradient: `nuclear` (as in the paper), `frobenius`, or `l1` (the sum of the absolute
+            values of the entries, as in §2.1 of the first author's post; docs/deviations.md).
         target: what is differentiated: `logit` (the generated token's raw logit) or `logprob` (a control; see
             docs/method.md).
         targets_per_rollout: the strength of at most this many tokens of each rollout is measured. They are drawn at

@@ -73,8 +73,8 @@ class Chunk:
     """Rows that are padded on the right, and the list of their targets, row by row.
 
     Target k is the token at `[rows[k], columns[k]]`. It is predicted by the hidden state at
-    `[rows[k], columns[k] - 1]`. No target is in column 0, because a prefix ends before the token that predicts the
-    row's first target.
+    `[rows[k], columns[k] - 1]`. So no target is in column 0. If the row has a prefix, the prefix ends before the
+    position that predicts the first target.
 
     Args:
         input_ids: the token ids; 0 at padded positions.

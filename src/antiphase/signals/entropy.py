@@ -63,7 +63,7 @@ class HeadSignals:
 
 
 def joined_head(parts: Sequence[HeadSignals]) -> HeadSignals:
-    """Concatenate the signals of successive targets (generated tokens). The seeds are left out."""
+    """Concatenate the signals of successive targets (generated tokens). The gradients `seed` are left out."""
     tops = [part.alternatives for part in parts if part.alternatives is not None]
     magnitudes = {name: torch.cat([getattr(part.magnitudes, name) for part in parts]) for name in MAGNITUDES}
     return HeadSignals(

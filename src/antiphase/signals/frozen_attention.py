@@ -64,7 +64,7 @@ class AttentionTrace:
     """What was recorded about the calls of the frozen attention in one forward pass.
 
     The frozen attention is causal attention whose backward pass treats other positions as constants. The first three
-    fields say what is recorded. The forward pass fills the others.
+    fields say what is recorded. The forward pass fills the other fields.
 
     Args:
         keep: the attention module whose call is kept in `kept`; None keeps no call.

@@ -14,9 +14,9 @@ def impurity_beside(
 ) -> Float[Tensor, "target"]:
     """Return 1 − Σ_v p_v² of each distribution from the probability of one token, and from sums over all other tokens.
 
-    With c the chosen token's probability, r the sum of the others and q the sum of their squares, the impurity is
-    (r (2 c + r) − q) / (c + r)². The probabilities need not sum to 1. The difference loses digits only if another
-    token than the chosen one is almost sure.
+    Let c be the chosen token's probability, r the sum of all other probabilities, and q the sum of their squares. The
+    impurity is (r (2 c + r) − q) / (c + r)². The probabilities need not sum to 1. The difference loses digits only if
+    another token than the chosen one is almost sure.
 
     Args:
         chosen: the probability of the chosen token.

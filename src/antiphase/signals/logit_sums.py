@@ -135,7 +135,7 @@ def joined_sums(parts: list[LogitSums]) -> LogitSums:
 def sums_of(
     logits: Float[Tensor, "target part"], token_ids: Int[Tensor, "target"], temperature: float, first: int = 0
 ) -> LogitSums:
-    """Return the sums over one tile: the logits of some consecutive tokens of the vocabulary, for each target.
+    """Return the sums of `LogitSums` over one tile: the logits of some consecutive tokens, for each target.
 
     Args:
         logits: the tile. It is not changed.

@@ -16,7 +16,7 @@ _FORWARD = 0.9
 
 @dataclass(frozen=True)
 class Span:
-    """The targets (generated tokens) of one row whose sum is differentiated by one backward pass.
+    """Some targets (generated tokens) of one row. One backward pass differentiates their sum.
 
     Args:
         row: the row.
@@ -47,7 +47,9 @@ class Block:
 
 
 def blocks_of(spans: Sequence[Span], most_passes: int, copies: int = 1, length: int | None = None) -> Iterator[Block]:
-    """Divide the backward passes into blocks that share a forward pass, with the least work in total.
+    """Divide the backward passes into blocks so that the total work is least.
+
+    The backward passes of a block share one forward pass.
 
     A block with n backward passes and w rows of L positions takes the work w L (n + 0.9). The unit of work is a
     backward pass over one position; 0.9 is the cost of the forward pass.

@@ -45,7 +45,7 @@ _TESTS: MutableMapping[nn.Module, tuple[tuple[int, ...], bool]] = WeakKeyDiction
 
 @dataclass(frozen=True)
 class TiledHead:
-    """What the tiles of the head gave for each target (generated token).
+    """The results of applying the output head to tiles (parts of the vocabulary), for each target (generated token).
 
     Args:
         sums: the sums from which the signals are computed.

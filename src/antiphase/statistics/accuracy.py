@@ -57,7 +57,7 @@ def chance_of_unequal_shares(left: int, num_left: int, right: int, num_right: in
     """Compute the probability that two equally good sides have different shares of right samples on a problem.
 
     A side is a model or a method. Equally good means that every sample of both sides is right with the same
-    probability, independently of the others. Let n_left and n_right be the numbers of samples, and K the number of
+    probability, independently of other samples. Let n_left and n_right be the numbers of samples, and K the number of
     right samples of both sides together. As in Fisher's exact test, K is held fixed, so the number of right samples of
     the left side is hypergeometric. The two shares are equal only if this number is a = K n_left / (n_left + n_right).
     The result is therefore 1 − C(n_left, a) C(n_right, K − a) / C(n_left + n_right, K), or 1 if a is no whole number.

@@ -74,7 +74,7 @@ def features(values: Float[np.ndarray, "rollout"], strata: Int[np.ndarray, "roll
     A stratum is one problem, or one problem and one seed. These are the series:
 
     1. The aligned ranks of the values: the mean of each stratum is subtracted, and the results of all strata are
-       ranked together (see `aligned_ranks`). They show how far a value lies from the others of its stratum.
+       ranked together (see `aligned_ranks`). They show how far a value lies from the other values of its stratum.
     2. The aligned ranks of the normal scores Φ⁻¹((r − ½) / n), where r is the rank of the value among all n rollouts.
        They show the same for a skewed score, such as a length.
     3. The ranks r / n.

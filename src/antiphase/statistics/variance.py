@@ -1,7 +1,7 @@
 """Compute the variance of the mean difference between two sides that answered the same problems with several seeds.
 
-A side is one of the two models or methods that are compared. Seeds and problems both count as random samples ("crossed
-random effects"). The module `paired` uses this variance for an interval and a verdict.
+A side is one of the two models or methods that are compared. Seeds and problems are both treated as random samples
+("crossed random effects"). The module `paired` uses this variance for an interval and a verdict.
 """
 
 from collections.abc import Sequence
