@@ -40,7 +40,7 @@ class MissingExtraError(AntiphaseError, ImportError):
 
 
 class ServerError(AntiphaseError, ConnectionError):
-    """An inference server cannot be reached, does not answer in time, or fails although a request was repeated."""
+    """An inference server cannot be reached, does not answer in time, or fails even when a request is repeated."""
 
 
 class OutOfMemoryError(AntiphaseError, MemoryError):

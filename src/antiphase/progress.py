@@ -71,7 +71,7 @@ class Progress:
 
         Args:
             name: the text in front of the bar.
-            units: how many units the stage counts for. Loading a model, for example, counts for 0.
+            units: the number of units of the stage. It may be 0, for example while a model is loaded.
         """
         self.end_stage()
         self._stage_start, self._stage_units = self.finished, units
@@ -121,7 +121,7 @@ class Progress:
     def left(self) -> float | None:
         """Return the estimated seconds left; None while too little is done for an estimate.
 
-        The estimate assumes that the rest takes as long per unit as the work of this run so far.
+        The estimate assumes that a unit of the remaining work takes as long as the units of this run took so far.
         """
         done = self.finished + self._known_elsewhere - self.skipped
         all_of_it = self.total - self.skipped

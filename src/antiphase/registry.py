@@ -73,7 +73,9 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
             )
 
     def add(self, name: str, thing: Thing | str) -> None:
-        """Add a thing under a new name. It may be a text `module:attribute`, which is imported when it is needed.
+        """Add a thing under a new name.
+
+        In place of the thing, a text `module:attribute` can be given. The thing is then imported when it is needed.
 
         Raises:
             InvalidInputError: the name is already used.

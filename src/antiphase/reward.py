@@ -87,10 +87,10 @@ def inversion_term(
     * `only`: R_i = λ ι_i. The training engine must give the task rewards the weight 0.
 
     Our reading: the paper does not say what counts if ρ is undefined, for example because a rollout has too few steps.
-    With `neutral`, the rollout gets the mean of the defined scores of its group (with `gated`, of the accepted
-    rollouts; 0 if there is none), so that it neither gains nor loses. With `zero`, ρ counts as 0, so that short
-    rollouts gain if the ρ of the others is positive, and lose if it is negative. With `worst`, ρ counts as `clip`,
-    which is 1 by default, so that short rollouts always lose.
+    With `neutral`, the rollout gets the mean of the defined scores of its group, so that it neither gains nor loses.
+    In the mode `gated`, this is the mean over the accepted rollouts. If no score is defined, the mean is 0. With
+    `zero`, ρ counts as 0, so that short rollouts gain if the ρ of the other rollouts is positive, and lose if it is
+    negative. With `worst`, ρ counts as `clip`, which is 1 by default, so that short rollouts always lose.
 
     Args:
         inversion: ι of each rollout, one group after another; NaN if it is undefined.
@@ -101,7 +101,8 @@ def inversion_term(
         weight: λ ≥ 0; only `gated` uses it.
         clip: the bound of |ι|.
         undefined: what an undefined ρ counts as: `neutral`, `zero` or `worst`.
-        excluded: rollouts that the training engine leaves out. Their ι is NaN, and they are treated as with `neutral`.
+        excluded: whether the training engine leaves the rollout out. The ι of such a rollout is NaN, and is always
+            replaced as with `neutral`.
 
     Returns:
         The term in the dtype of `inversion`, without NaN.

@@ -22,8 +22,8 @@ DEFAULT_WARMUP = 0.1
 def weight_at(progress: float, *, weight: float, schedule: Schedule, warmup: float) -> float:
     """Return the weight λ of the inversion score at a point of the training.
 
-    λ rises linearly from 0 to `weight` over the first part of the training, whose share is `warmup`. Then λ depends on
-    the schedule and on p, the share of the remaining training that is done:
+    First, λ rises linearly from 0 to `weight`. This takes the share `warmup` of the training. Then λ depends on the
+    schedule and on a number p, which rises from 0 to 1 over the rest of the training:
 
     * `constant`: λ stays at `weight`.
     * `linear`: λ = weight·(1−p).

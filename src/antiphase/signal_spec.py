@@ -53,8 +53,8 @@ class EstimatorKind:
     Args:
         function: the function that measures a chunk (some rollouts that run together), `f(model, layers, chunk, spec,
             tick) -> ChunkSignals`. `layers` are the attention layers to measure, `spec` is the `SignalSpec`, and
-            `tick` is to be called with the number of targets that were measured since its last call. A text
-            `module:attribute` can replace the function, which is then imported on first use.
+            `tick` is to be called with the number of targets that were measured since its last call. In place of the
+            function, a text `module:attribute` can be given. The function is then imported on first use.
         context: which terms of the gradient the estimator keeps: `own-position` (only the term of the token's own
             position) or `full` (the terms of all positions).
         slow: whether the estimator is too slow to be tried on a model before a run begins; `full` is then tried
@@ -110,10 +110,11 @@ class SignalSpec:
             `oracle-own` is the slow definition of `own`.
             An estimator that was added to `ESTIMATORS` can also be named.
         layers: `all` (all layers with softmax attention), `last`, `last-K` (the last K layers), or a comma-separated
-            list of layer indices. Negative indices count from the end. All layers of the decoder are counted.
+            list of layer indices. Negative indices count from the end. The indices count all layers of the decoder,
+            also those without softmax attention.
         projections: which of the attention projections Q, K, V and O are measured.
-        norm: the norm of the gradient: `nuclear` (as in the paper), `frobenius`, or `l1` (entrywise, as in §2.1 of the
-            post; docs/deviations.md).
+        norm: the norm of the gradient: `nuclear` (as in the paper), `frobenius`, or `l1` (the sum of the absolute
+            values of the entries, as in §2.1 of the first author's post; docs/deviations.md).
         target: what is differentiated: `logit` (the generated token's raw logit) or `logprob` (a control; see
             docs/method.md).
         targets_per_rollout: the strength of at most this many tokens of each rollout is measured. They are drawn at
@@ -125,9 +126,9 @@ class SignalSpec:
         temperature: the logits are divided by it before entropy and log-probability are computed; 1 leaves the model's
             distribution unchanged.
         token_budget: the greatest number of padded tokens in one forward pass. `own` runs a longer rollout in several
-            passes; the other estimators run it in one longer pass. If `own` runs a prompt once for several rollouts,
-            the prompt's tokens count once, and the copies of its keys and values for the rollouts count as
-            rollouts × (tokens of the prompt) / layers further tokens.
+            passes; the other estimators run it in one longer pass. If several rollouts share a prompt, `own` can run
+            it once. Then the tokens of the prompt count once, and (number of these rollouts) × (tokens of the prompt)
+            / (number of layers) further tokens are counted, because the keys and values of the prompt are copied.
         seed: the seed of the random draw of `targets_per_rollout`.
         num_alternatives: how many of the most probable tokens are kept at each position; at most the size of the
             vocabulary.

@@ -183,8 +183,8 @@ class StepSignals:
     Args:
         entropy: the mean entropy of the step's tokens, in nats.
         strength: the mean of `strength_by_projection` over layers and projections.
-        strength_by_projection: the gradient strength of the step for each projection: the mean over its measured
-            tokens, or the joint strength (see `SignalSpec.step_strength`).
+        strength_by_projection: the gradient strength of the step for each projection: the mean over the step's
+            measured tokens, or the joint strength (see `SignalSpec.step_strength`).
         num_tokens: the number of tokens in the step.
         position: the mean position of the step's tokens in the completion, counted from 0.
         effective_rank: the effective rank of the step's summed gradient, as the mean over the layers and projections
@@ -261,7 +261,7 @@ class Correlation:
         num_tokens: the number of pairs that were correlated. A pair belongs to a token, a type or a step; see `unit`.
         num_effective: the number of independent pairs that carry as much information as these pairs. It is smaller
             than `num_tokens`, because neighbouring pairs of a rollout are similar. It is NaN for a correlation over
-            many rollouts, whose interval comes from resamples.
+            many rollouts, because the interval then comes from resamples.
         method: the kind of correlation, `spearman` or `pearson`.
         confidence: the confidence of the interval, such as 0.95.
         unit: what one pair belongs to: a `token` (one position), a `type` (a distinct token id, with the means over

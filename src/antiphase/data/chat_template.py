@@ -120,7 +120,7 @@ def reads_clock(tokenizer: Any) -> bool:
 
 
 def unused_variables(tokenizer: Any, names: Sequence[str]) -> list[str]:
-    """Return which of the variables in `names` the tokenizer's chat template never mentions, and so ignores."""
+    """Return the variables in `names` that the tokenizer's chat template does not mention. They have no effect."""
     template = str(tokenizer.chat_template or "")
     return [name for name in names if re.search(rf"\b{re.escape(name)}\b", template) is None]
 

@@ -4,8 +4,8 @@ Figures show them beside the curves that antiphase measured. ρ is the Spearman 
 gradient strength. Each curve is a single run without an interval, and no independent replication is known.
 `published.json` holds the numbers and their sources; antiphase measured none of them.
 
-Our reading: the paper does not say over what its curves are computed. The post's curves are over distinct token ids.
-We take the paper's to be the same, because they begin at the same value as two of the post's curves, −0.171.
+Our reading: the post's curves are computed over distinct token ids. The paper does not say over what its curves are
+computed. We assume the same, because they begin at −0.171, as two of the post's curves do.
 """
 
 import functools

@@ -134,7 +134,8 @@ def collapse_signs(history: Mapping[str, Sequence[float]], window: int) -> list[
 
     The signs other than `accuracy` have a further condition:
 
-    * With a verifier, the accuracy must not rise. The sign `equal` never counts, because right answers may be equal.
+    * With a verifier, the accuracy must not rise. The sign `equal` is never returned, because right answers may be
+      equal.
     * Without a verifier, the task reward must rise; or the inversion, if there is no task reward.
 
     The paper has no alarm; this one is our own. docs/training.md says how often noise raises it.

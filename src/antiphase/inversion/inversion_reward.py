@@ -41,8 +41,8 @@ class CombinedRewards:
     """The numbers that a training engine trains on and logs, for all rollouts of a training step.
 
     Args:
-        reward: R_i, the task reward plus the inversion term. It is NaN for a rollout without a task reward, which the
-            engine must leave out.
+        reward: R_i, the task reward plus the inversion term. It is NaN for a rollout without a task reward. The engine
+            must leave such a rollout out.
         advantage: a number to add to the advantage that the engine computes from `reward`. It is 0 unless the option
             `combine` is `centered`.
         term: what inversion adds to reward and advantage, before the multiplication by the weight λ.

@@ -1,4 +1,4 @@
-"""Compute the metrics of the task rewards, the inversion and the lengths that are logged for every batch of rollouts.
+"""Compute the metrics that are logged for every batch of rollouts: of task rewards, inversion, lengths and more.
 
 These are pure functions, which `InversionReward.combine` calls. docs/metrics.md explains every metric.
 """

@@ -1,7 +1,7 @@
-"""Make the table that shows for what a training used its time, such as generation, measuring and updates.
+"""Make the table that shows how long each part of a training took, such as generation, measuring and updates.
 
-A trainer measures the seconds of each of these parts between two optimizer steps. `time_table` sums them up over a
-run. Every summary of a training holds this table, and the console and the page show it. Nothing here measures time.
+A trainer measures the seconds of each part between two optimizer steps. `time_table` sums them up over a run. Every
+summary of a training holds this table, and the console and the page show it. Nothing here measures time.
 """
 
 import statistics
@@ -37,7 +37,8 @@ def time_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         * `part`: the name of the part.
         * `median_seconds`: the median over the optimizer steps in which the part ran; 0 if it never ran.
         * `total_seconds`: the sum over the whole run.
-        * `share`: the share of the part in the time of all optimizer steps; None for a part that runs between steps.
+        * `share`: the time of the part, divided by the time of all optimizer steps; None for a part that does not
+          belong to a step, such as an evaluation.
 
     >>> rows = [{"num_steps": 1, "seconds/generation": 3.0, "seconds/update": 1.0}]
     >>> [entry for entry in time_table(rows) if entry["part"] == "update"]

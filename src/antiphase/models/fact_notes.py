@@ -1,4 +1,4 @@
-"""Write the facts about a model as notes: which layers no measurement covers, and how its weights are quantised.
+"""Write the facts about a model as notes: which layers cannot be measured, and how its weights are quantised.
 
 The console, the page and the model card show these notes. This module imports no torch.
 """

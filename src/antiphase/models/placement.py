@@ -33,7 +33,10 @@ class Home:
 
 
 def hooks_of(module: nn.Module) -> Iterator[Any]:
-    """Yield the hooks of accelerate on a module that move its inputs, and perhaps its weights, to a device."""
+    """Yield the hooks that accelerate has put on a module to move the module's inputs to a device.
+
+    Some of these hooks also load the module's weights to the device. Other hooks of accelerate are left out.
+    """
     waiting = [vars(module).get("_hf_hook")]
     while waiting:
         hook = waiting.pop()

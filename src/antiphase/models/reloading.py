@@ -3,7 +3,7 @@
 An offloaded weight is in main memory or on disk, and accelerate loads the weights of one module at a time to the
 device (see `placement`). But a backward pass needs the weights again, so autograd would keep each of them on the
 device until then. A model that is larger than the device would not fit. Inside the block of `reloading`, autograd
-keeps only where such a weight comes from, and loads it when the backward pass needs it.
+remembers only where such a weight comes from, and loads it when the backward pass needs it.
 
 The numbers are the same. Every backward pass loads each weight once more, which takes time: an estimator with one
 backward pass (`own`, `last`) loads each weight twice, and `full` loads it for every token that it measures.

@@ -54,9 +54,9 @@ def top_alternatives(log_p: Float[Tensor, "target vocab"], num_alternatives: int
 
 
 def in_order(token_ids: Int[Tensor, "target rank"], logprobs: Float[Tensor, "target rank"]) -> Alternatives:
-    """Sort alternatives by descending log-probability. They are given by ascending id.
+    """Sort alternatives by descending log-probability.
 
-    Equally probable tokens keep the order of their ids.
+    The arguments must be sorted by ascending id. Equally probable tokens keep this order.
     """
     values, order = logprobs.sort(dim=-1, descending=True, stable=True)
     return Alternatives(token_ids.gather(-1, order), values)

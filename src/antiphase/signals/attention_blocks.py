@@ -4,8 +4,8 @@
 weights fit into the cache of a CPU. The weights of a block are computed in the forward pass and again in the backward
 pass, and are never kept. So the memory grows with the length T, not with T².
 
-The large tensors of a block are changed in place. On a CPU, a forward and a backward pass then take about as
-long as with `scaled_dot_product_attention`, from 1,024 tokens on (benchmarks/attention.py).
+The large tensors of a block are changed in place. With 1,024 tokens or more on a CPU, a forward and a backward pass
+then take about as long as with `scaled_dot_product_attention` (benchmarks/attention.py).
 """
 
 from collections.abc import Iterator
@@ -263,7 +263,7 @@ class FrozenAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients at the queries, keys and values; None for the other arguments of `forward`.
 
-        The gradient at a key or value counts only the query at the same position.
+        The gradient at a key or value contains only what comes from the query at the same position.
         """
         query, key, value, mask, output, past_key, past_value, owner = ctx.saved_tensors
         call = AttentionCall(

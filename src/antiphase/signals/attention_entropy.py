@@ -4,8 +4,9 @@ For a query position i of one head, with the attention weights α_it over the po
 
     H_i = −Σ_t α_it ln α_it   (in nats; 0 if all weight is on one position, ln i if it is even over i positions).
 
-Our reading: we know only the abstract of the paper, which does not say over what it averages. Here, the attention
-entropy of a token is the mean over all query heads and all measured layers, at the position that predicts the token.
+Our reading: we know only the abstract of the paper. It does not say over what the entropy is averaged. Here, the
+attention entropy of a token is the mean over all query heads and all measured layers, at the position that predicts
+the token.
 
 The frozen attention computes the weights in blocks and passes each block to this module, so there is no further
 forward pass, and the weights are never kept. The weights are those that the model uses, with its mask, sliding window,
@@ -47,7 +48,7 @@ def mean_over_layers(
 
     Args:
         entropies: for each attention module, the entropies `[batch, row]` of its calls.
-        layers: the measured layers. The modules of all of them are in `entropies`.
+        layers: the measured layers. `entropies` must contain the attention module of each of them.
         device: the device of the result. The entropies of a layer are on the device of the layer.
     """
     found = [torch.cat(list(entropies[layer.module]), dim=1) for layer in layers]

@@ -98,7 +98,7 @@ class Capture:
     def ends_at(self, module: nn.Module) -> bool:
         """Return whether a backward pass ends at the output of this module. The model then gets a copy of the output.
 
-        In this class, no backward pass does. A subclass may override it.
+        In this class, the result is always False. A subclass may override this method.
         """
         return False
 
@@ -209,10 +209,10 @@ def observe(
 
 @contextlib.contextmanager
 def watching_norms(model: nn.Module, capture: Capture | None = None) -> Iterator[Capture]:
-    """Record the inputs and outputs of some normalisation layers inside a `with` block.
+    """Inside a `with` block, record the inputs and outputs of the normalisation modules outside the decoder's layers.
 
-    They are those outside the decoder's layers, such as the last one before the output head. `Capture.norms` of the
-    yielded object holds the records. If `capture` is given, it is this object.
+    An example is the last normalisation layer, which stands before the output head. The records are in the field
+    `norms` of the yielded `Capture`. If `capture` is given, it is the object that is yielded.
     """
     capture = Capture() if capture is None else capture
     handles = [norm.register_forward_hook(capture.record_norm) for norm in outer_norms(model)]

@@ -73,8 +73,8 @@ class Chunk:
     """Rows that are padded on the right, and the list of their targets, row by row.
 
     Target k is the token at `[rows[k], columns[k]]`. It is predicted by the hidden state at
-    `[rows[k], columns[k] - 1]`. No target is in column 0, because a prefix ends before the token that predicts the
-    row's first target.
+    `[rows[k], columns[k] - 1]`. So no target is in column 0. If the row has a prefix, the prefix ends before the
+    position that predicts the first target.
 
     Args:
         input_ids: the token ids; 0 at padded positions.
@@ -89,7 +89,7 @@ class Chunk:
         steps: the step (sentence) of each target, counted from 0 over all rows of the chunk; None if no joint strength
             of steps is wanted.
         longest_pass: the greatest number of positions in one pass. If it is set, the rows are run one after another,
-            each in several passes. A single step that is longer is run in one pass all the same. None runs all
+            each in several passes. A step that is longer than this number is still run in one pass. None runs all
             positions of all rows in one pass. See `antiphase.signals.passes`.
     """
 
@@ -244,7 +244,7 @@ def _draw(token_ids: Tensor, num_targets: int, spec: SignalSpec) -> Tensor:
 
 
 def generator_of(token_ids: Int[Tensor, "token"], seed: int) -> torch.Generator:
-    """Return the random generator of one rollout, whose draws are the same however the rollouts are batched.
+    """Return the random generator of one rollout. Its draws do not depend on the other rollouts of the batch.
 
     The generator reads only 32 bits of its seed, so the token ids and the seed are hashed into 32 bits.
 

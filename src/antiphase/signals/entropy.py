@@ -63,7 +63,7 @@ class HeadSignals:
 
 
 def joined_head(parts: Sequence[HeadSignals]) -> HeadSignals:
-    """Concatenate the signals of successive targets (generated tokens). The seeds are left out."""
+    """Concatenate the signals of successive targets (generated tokens). The gradients `seed` are left out."""
     tops = [part.alternatives for part in parts if part.alternatives is not None]
     magnitudes = {name: torch.cat([getattr(part.magnitudes, name) for part in parts]) for name in MAGNITUDES}
     return HeadSignals(
@@ -93,7 +93,7 @@ def logit_statistics(
     """Return (entropy, log-probability, log-probability control) of tokens, computed from their logits.
 
     H = −Σ_v p_v ln p_v,  ln p_y,  ‖∂ ln p_y / ∂z‖ = √(1 − 2 p_y + Σ_v p_v²),  with p = softmax(z / temperature) and y
-    the generated token. docs/method.md. The third value is the norm of a gradient that rises with entropy by
+    the generated token (docs/method.md). The third value is the norm of a gradient. It rises with entropy by
     construction, and serves as a control. Its formula is that of arXiv 2506.12912, at z / temperature.
 
     Args:
@@ -177,9 +177,10 @@ def magnitudes_of(
     chosen: Float[Tensor, "target"],
     token_ids: Int[Tensor, "target"],
 ) -> Magnitudes:
-    """Return the raw logit of each generated token, and the norms of the two vectors whose product it is.
+    """Return the raw logit of each generated token, and the norms of two vectors.
 
-    These vectors are the final hidden state and the token's row in the output embedding.
+    The two vectors are the final hidden state, and the token's row in the output embedding. Their product is the
+    logit.
 
     Args:
         model: the model.

@@ -10,13 +10,13 @@ summed over the query heads of a group:
 
     dq_i = s Σ_t α_it c'_it ⟨do_i, v_t − o_i⟩ k_t      dv_i = α_ii do_i      dk_i = s α_ii c'_ii ⟨do_i, v_i − o_i⟩ q_i
 
-They are computed in blocks of query positions by `antiphase.signals.attention_blocks`.
+These gradients are computed in blocks of query positions by `antiphase.signals.attention_blocks`.
 
-A pass can start in the middle of its rows. The keys and values of the positions before it then come from an earlier
-pass (`Past`), and the model's mask is evaluated at the real positions.
+A pass can start in the middle of its rows. The keys and values of the positions before the start then come from an
+earlier pass (`Past`), and the model's mask is evaluated at the real positions.
 
-The frozen attention is switched on through transformers' AttentionInterface. A trace records which modules called it.
-So a model that does not use the interface is refused, instead of being measured wrongly.
+The frozen attention is switched on through transformers' AttentionInterface. A trace records which modules called the
+frozen attention. So a model that does not use the interface is refused, instead of being measured wrongly.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ FROZEN = "antiphase_frozen"
 
 @dataclass(frozen=True)
 class Past:
-    """The keys and values of the prefixes that the rows continue, from an earlier pass.
+    """The keys and values of prefixes, from an earlier pass. The rows of this pass continue the prefixes.
 
     Rows with the same prefix share it, so each distinct prefix was run once. The prefixes are padded on the right.
 
@@ -64,7 +64,7 @@ class AttentionTrace:
     """What was recorded about the calls of the frozen attention in one forward pass.
 
     The frozen attention is causal attention whose backward pass treats other positions as constants. The first three
-    fields say what is recorded. The forward pass fills the others.
+    fields say what is recorded. The forward pass fills the other fields.
 
     Args:
         keep: the attention module whose call is kept in `kept`; None keeps no call.

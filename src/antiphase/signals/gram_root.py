@@ -11,10 +11,11 @@ singular values (Remez exchange; Amsel et al. 2025, "The Polar Express"). With t
 [1e-6, 1] comes within 1e-5 of 1. The iteration needs only G = M Mᵀ: X_k = Q_k M, where Q_k is a polynomial of G, and
 R_k = X_k X_kᵀ.
 
-Error: a singular value σ ≥ 1e-6 ‖M‖_F counts with a relative error of 1e-5. A smaller σ counts as a number between 0
-and σ. So the error of a nuclear norm is less than n · 1e-6 · ‖M‖_F for n rows. On gradients of SmolLM2-135M the
-relative error was at most 1.3e-6, with the error of the factors in `norms`. A limit below 1e-6 would lose digits:
-rounding leaves R with eigenvalues near −1e-16, and they grow by 1.6e13, the square of the growth of a small σ.
+Error: a singular value σ ≥ 1e-6 ‖M‖_F is added with a relative error of 1e-5. In place of a smaller σ, a number
+between 0 and σ is added. So the error of a nuclear norm is less than n · 1e-6 · ‖M‖_F for n rows. On gradients of
+SmolLM2-135M the relative error was at most 1.3e-6, with the error of the factors in `norms`. A limit below 1e-6 would
+lose digits: rounding leaves R with eigenvalues near −1e-16, and they grow by the factor 1.6e13, which is the square of
+the factor by which a small σ grows.
 """
 
 import math

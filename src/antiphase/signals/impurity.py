@@ -1,8 +1,8 @@
 """Compute the Gini impurity 1 − Σ_v p_v² of probabilities p without loss of digits.
 
 If one token is almost sure, Σ_v p_v² is almost 1, and in float32 the difference from 1 has no digits left. So the
-impurity is computed from sums over all tokens but the most probable one, which `signals.logit_sums` gives. The p need
-not sum to 1, so the result is divided by the square of their sum.
+impurity is computed from sums that leave out the most probable token. `signals.logit_sums` gives these sums. The p
+need not sum to 1, so the result is divided by the square of their sum.
 """
 
 from jaxtyping import Float
@@ -14,9 +14,9 @@ def impurity_beside(
 ) -> Float[Tensor, "target"]:
     """Return 1 − Σ_v p_v² of each distribution from the probability of one token, and from sums over all other tokens.
 
-    With c the chosen token's probability, r the sum of the others and q the sum of their squares, the impurity is
-    (r (2 c + r) − q) / (c + r)². The probabilities need not sum to 1. The difference loses digits only if another
-    token than the chosen one is almost sure.
+    Let c be the chosen token's probability, r the sum of all other probabilities, and q the sum of their squares. The
+    impurity is (r (2 c + r) − q) / (c + r)². The probabilities need not sum to 1. The difference loses digits only if
+    another token than the chosen one is almost sure.
 
     Args:
         chosen: the probability of the chosen token.

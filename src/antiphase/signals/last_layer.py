@@ -61,7 +61,7 @@ def last_layer(
 
     Args:
         model: a Hugging Face causal LM without PEFT wrapper.
-        layers: the attention layers to measure, of which there is only one: the last layer.
+        layers: the attention layers to measure. They must be the last layer alone.
         chunk: the rollouts that run together, as rows that are padded on the right, and the list of their targets.
         spec: gives the projections, the norm, the quantity to differentiate (`spec.target`: logit or log-probability)
             and the temperature.

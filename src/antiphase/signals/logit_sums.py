@@ -4,10 +4,10 @@ The sums can be computed from one tile of logits (some tokens, a part of the voc
 merged. So the logits of the whole vocabulary are never needed at once. This is the online log-sum-exp
 (arXiv 1805.02867) with the sums that the other signals need.
 
-Let m be the greatest logit of a token's distribution, t_v = (z_v − m) / temperature, and S = Σ_v exp t_v. All sums but
-one leave out the token with the logit m, whose summand is 1. Where one token is almost sure, all other summands are
-tiny, and a sum in float32 that contained the 1 would lose them. With R = S − 1, no formula below is a difference of
-nearly equal numbers:
+Let m be the greatest logit of a token's distribution, t_v = (z_v − m) / temperature, and S = Σ_v exp t_v. The summand
+of the token with the logit m is 1. Where this token is almost sure, all other summands are tiny, and a sum in float32
+that contained the 1 would lose them. So this token is left out of the sums of exp t_v and of their squares. With
+R = S − 1, no formula below is a difference of nearly equal numbers:
 
     ln S = log1p(R),   H = log1p(R) − (Σ_v t_v exp t_v) / (1 + R).
 
@@ -135,7 +135,7 @@ def joined_sums(parts: list[LogitSums]) -> LogitSums:
 def sums_of(
     logits: Float[Tensor, "target part"], token_ids: Int[Tensor, "target"], temperature: float, first: int = 0
 ) -> LogitSums:
-    """Return the sums over one tile: the logits of some consecutive tokens of the vocabulary, for each target.
+    """Return the sums of `LogitSums` over one tile: the logits of some consecutive tokens, for each target.
 
     Args:
         logits: the tile. It is not changed.

@@ -41,8 +41,8 @@ def chosen_layers(model: nn.Module, spec: SignalSpec) -> tuple[AttentionLayer, .
     Raises:
         UnsupportedModelError: the model has no attention projections that antiphase knows, or a named layer has no
             softmax attention, or the weights are quantised and the estimator is an oracle.
-        InvalidInputError: a layer does not exist, no named layer has a named projection, or the estimator `last` is
-            asked to measure another layer.
+        InvalidInputError: a layer does not exist, the named layers have none of the projections in `spec.projections`,
+            or the estimator is `last` and a layer before the last one is named.
     """
     found = find_layers(model)
     check_oracle(unwrap(model), spec.estimator)
@@ -84,7 +84,8 @@ def token_signals(
     H_i = −Σ_v p_i(v) ln p_i(v);  s_i = mean over layers ℓ and projections X of ‖∂z_{i,y_i}/∂W_X^ℓ‖_*
     Step k: E_k = mean of H_i, I_k = mean of s_i, or the joint ‖∂Σ_i z_i/∂W‖_* / n^0.9  (docs/method.md).
 
-    Here H_i is the entropy of token i, s_i its strength, z its logits, and y_i the generated token.
+    Here H_i is the entropy of token i, s_i its strength, z its logits, and y_i the generated token. E_k is the entropy
+    of step k, I_k its strength, and n the number of its tokens.
 
     Args:
         model: a Hugging Face causal LM, with or without PEFT wrapper, on any device and in any floating dtype.
@@ -99,10 +100,10 @@ def token_signals(
         The signals at the positions of `batch` and on its device, in float32 or wider; NaN outside the completions.
 
     Raises:
-        UnsupportedModelError: the architecture cannot be measured, or not by this estimator; or the weights are
-            sharded over processes.
-        InvalidInputError: a layer or a token id does not exist, there are fewer tokens than alternatives, or the steps
-            do not fit the batch.
+        UnsupportedModelError: antiphase or this estimator cannot measure the architecture, or the weights are sharded
+            over processes.
+        InvalidInputError: a layer or a token id does not exist, `spec.num_alternatives` is larger than the vocabulary,
+            or the steps do not fit the batch.
         NonFiniteError: logits or gradients are NaN or infinite.
         OutOfMemoryError: the rollouts that run together did not fit into the memory; lower `token_budget`.
 

@@ -38,8 +38,8 @@ def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
     on the device of the hidden states, also if the head is on another device.
 
     Raises:
-        UnsupportedModelError: when the function is called, if the model does not compute its logits from the output of
-            its backbone.
+        UnsupportedModelError: the model does not compute its logits from the output of its backbone. The yielded
+            function raises this error when it is called.
     """
     body = backbone(model)
     before = body.__dict__.get("forward")

@@ -37,11 +37,11 @@ from antiphase.signals.passes import run_in_passes
 def own(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Measure the gradient strength of targets (generated tokens), and count only each target's own position.
+    """Measure the gradient strength of targets (generated tokens) from the own-position term of their gradients.
 
-    The gradient of a target at the weights is a sum over positions. Only the term of the position that predicts the
-    target is counted. The chunk says which targets are measured. If it has steps (sentences), their joint strengths
-    are measured too.
+    The gradient of a target at the weights is a sum over positions. The own-position term is the summand of the
+    position that predicts the target. The chunk says which targets are measured. If it has steps (sentences), their
+    joint strengths are measured too.
 
     Args:
         model: a Hugging Face causal LM without PEFT wrapper, whose attention uses transformers' AttentionInterface.

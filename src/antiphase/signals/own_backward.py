@@ -2,7 +2,7 @@
 
 For a projection with the inputs a_i and the gradients δ_i at its outputs, `own` needs the norms ‖δ_i‖ and ‖a_i‖ alone.
 So a forward hook replaces each input by its norms, and a hook on each output replaces its gradient by its norms during
-the backward pass. Neither inputs, nor outputs, nor gradients of all layers are kept at the same time.
+the backward pass. So the inputs, outputs and gradients of all layers are never kept at the same time.
 
 The joint strength of a step (sentence) needs the vectors a_i and δ_i themselves. If joint strengths are wanted, the
 inputs of a layer are kept until the backward pass has reached the layer. The gradients are kept until the joint
@@ -37,7 +37,7 @@ class OwnBackward(Capture):
     Args:
         layers: the attention layers to measure.
         spec: gives the projections and the norm.
-        keep_inputs: whether the inputs of the projections are kept, which the joint strengths of steps need.
+        keep_inputs: whether the inputs of the projections are kept. The joint strengths of steps need them.
     """
 
     def __init__(self, layers: Sequence[AttentionLayer], spec: SignalSpec, *, keep_inputs: bool) -> None:

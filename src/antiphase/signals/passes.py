@@ -1,10 +1,10 @@
 """For the estimator `own`: run a row that is longer than the token budget in several passes, from left to right.
 
 For `own`, the keys and values of other positions are constants. So the backward pass of a position needs no other
-position, and a row can be run in passes over some of its positions each. A pass continues from the keys and values of
-the positions before it, and its backward pass is run at once. Then only its keys and values are kept. The results and
-the work are the same as in one pass over the whole row. The memory is that of one short pass, plus the keys and values
-of the row.
+position, and a row can be run in several passes, each over a part of its positions. A pass continues from the keys and
+values of the positions before it, and its backward pass is run at once. Then only its keys and values are kept. The
+results and the work are the same as in one pass over the whole row. The memory is that of one short pass, plus the
+keys and values of the row.
 
 Rows with the same prompt are run one after another. Their prefix (see `antiphase.signals.prefix`) is run only once.
 
@@ -34,11 +34,13 @@ _T = TypeVar("_T")
 
 
 def split_long(model: nn.Module, rows: Sequence[Row], token_budget: int) -> tuple[list[Family], list[Row]]:
-    """Divide rows into those that are run in several passes, because they are longer than the budget, and all others.
+    """Divide rows into long rows, which are run in several passes, and all other rows.
+
+    A row is long if it has more tokens than the budget. If the model cannot continue a row from the keys and values of
+    an earlier pass, no row counts as long.
 
     Returns:
-        (the long rows, as groups with the same prefix; all other rows). No row is long if the model cannot continue a
-        row from the keys and values of an earlier pass.
+        (the long rows, as groups with the same prefix; all other rows).
     """
     long = [row for row in rows if len(row.token_ids) > token_budget]
     if not long or not continues(model):
@@ -57,8 +59,8 @@ def chunk_of_long(family: Family, token_budget: int, device: torch.device) -> Ch
 def run_in_passes(seen: Observed, chunk: Chunk, measure: Callable[[Chunk, Tensor, AttentionTrace], _T]) -> list[_T]:
     """Run a chunk with an autograd graph, call `measure` after each pass, and return the results of all calls.
 
-    The results are in the order of the targets (generated tokens). If the chunk's `longest_pass` is None, it is run in
-    one pass. Otherwise it must have at most one prefix.
+    The results are in the order of the targets (generated tokens). If the chunk's `longest_pass` is None, the chunk is
+    run in one pass. Otherwise the chunk must have at most one prefix.
 
     Args:
         seen: the model with hooks, which runs the passes.

@@ -9,9 +9,10 @@ prefixes of different lengths.
 A row is run in two parts, first its prefix and then the rest, if all of these conditions hold. Otherwise it is run in
 one part.
 
-* The rows that share its prefix save a quarter of the work. The work is counted in passes over tokens: 2 for a token
-  with graph, 1 for a token without graph.
-* All such rows together save `_LEAST_SAVED` passes, since running a few tokens in two parts costs more than in one.
+* Running the prefix only once saves at least a quarter of the work for the rows that share it. The work is counted in
+  passes over tokens: 2 for a token with graph, 1 for a token without graph.
+* At least `_LEAST_SAVED` passes are saved in all such rows together, since running a few tokens in two parts costs
+  more than in one.
 * The row is not longer than the length at which the model's rotary frequencies change. The caller checks this.
 * The backbone takes `position_ids`, and these have one axis (unlike `mrope`).
 * `continues` is true: on short rows of this model, both ways give the same hidden states.
@@ -65,7 +66,7 @@ class Family:
 
     @property
     def saved(self) -> tuple[int, int]:
-        """(the work that is saved if the prefix is run once for all rows, the work without saving).
+        """Return (the work that is saved if the prefix is run once for all rows, the whole work without saving).
 
         Work is counted in passes over tokens: 2 for a token with an autograd graph, 1 for a token without it.
         """
@@ -105,7 +106,7 @@ def split(model: nn.Module, rows: Sequence[Row]) -> tuple[list[Family], list[Row
 def pack_families(families: Sequence[Family], token_budget: int, num_layers: int) -> Iterator[list[Family]]:
     """Yield groups of families (rows that share a prefix) that fit into the token budget, the longest rows first.
 
-    A family that is too large is split. Three kinds of tokens count for the budget, with their padding:
+    A family that is too large is split. The budget limits the sum of three kinds of tokens, with their padding:
 
     * the tokens after the prefixes, which have an autograd graph;
     * the tokens of the prefixes, whose keys and values are kept;

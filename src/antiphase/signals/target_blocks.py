@@ -1,9 +1,9 @@
-"""Plan the backward passes of the estimator `full`: which targets share a forward pass, and how long it is.
+"""Plan the backward passes of the estimator `full`: which targets share a forward pass, and how long this pass is.
 
 A backward pass runs as many positions as the forward pass that made its graph. A target (a generated token) sees only
 the positions before it, so a long forward pass wastes work on early targets. But a forward pass costs about as much as
-a backward pass, so each target should not have its own. `blocks_of` finds the division into blocks with the least
-work. A plan contains no tensors, so the GPU is not needed to make it.
+a backward pass, so a forward pass for each target would be wasteful too. `blocks_of` divides the targets into blocks
+so that the work is least. A plan contains no tensors, so the GPU is not needed to make it.
 """
 
 import itertools
@@ -16,7 +16,7 @@ _FORWARD = 0.9
 
 @dataclass(frozen=True)
 class Span:
-    """The targets (generated tokens) of one row whose sum is differentiated by one backward pass.
+    """Some targets (generated tokens) of one row. One backward pass differentiates their sum.
 
     Args:
         row: the row.
@@ -38,7 +38,7 @@ class Block:
     Args:
         rows: for each row of the forward pass, the row of the chunk. A row of the chunk can occur several times.
         length: the number of positions of the forward pass.
-        passes: for each backward pass, the pairs of a row of the forward pass and the span that is differentiated.
+        passes: for each backward pass, pairs (row of the forward pass, span that is differentiated in this row).
     """
 
     rows: tuple[int, ...]
@@ -47,7 +47,9 @@ class Block:
 
 
 def blocks_of(spans: Sequence[Span], most_passes: int, copies: int = 1, length: int | None = None) -> Iterator[Block]:
-    """Divide the backward passes into blocks that share a forward pass, with the least work in total.
+    """Divide the backward passes into blocks so that the total work is least.
+
+    The backward passes of a block share one forward pass.
 
     A block with n backward passes and w rows of L positions takes the work w L (n + 0.9). The unit of work is a
     backward pass over one position; 0.9 is the cost of the forward pass.

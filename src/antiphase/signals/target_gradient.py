@@ -2,8 +2,8 @@
 
 Most output heads are one linear layer, followed by functions of each single logit (a softcap, a scale). Then the
 gradient of z_y at the output of the layer is zero except at y, and the seed is a multiple of row y of the weight. This
-shortcut saves a second matrix product of the size of the vocabulary. Every call checks the gradient at the output of
-the layer. If it is not zero elsewhere, autograd differentiates the whole head.
+shortcut saves a second matrix product of the size of the vocabulary. Every call checks that the gradient at the output
+of the layer is zero except at y. If it is not, autograd differentiates the whole head.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Apply the output head to tiles: to some targets and a part of the vocabulary at a time.
 
-The output layer of most heads is a plain linear layer, so the logits of a part of the vocabulary need only the rows of
-this part. What follows the layer (a softcap, a scale, a wider dtype) is the model's own code: its forward runs with a
-stand-in for the layer, which returns the layer's output for the tile.
+The output layer of most heads is a plain linear layer. The logits of a part of the vocabulary then need only some rows
+of its weight. What follows the layer (a softcap, a scale, a wider dtype) is the model's own code: the model's forward
+runs with a stand-in for the layer, which returns the layer's output for the tile.
 
 This is right if what follows the layer treats each logit on its own. `can_tile` finds this out for each model, on a
 few targets: cut into tiles, the head must give the same logits as in one piece, and the gradient of a target's logit
@@ -45,7 +45,7 @@ _TESTS: MutableMapping[nn.Module, tuple[tuple[int, ...], bool]] = WeakKeyDiction
 
 @dataclass(frozen=True)
 class TiledHead:
-    """What the tiles of the head gave for each target (generated token).
+    """The results of applying the output head to tiles (parts of the vocabulary), for each target (generated token).
 
     Args:
         sums: the sums from which the signals are computed.
@@ -107,8 +107,8 @@ def head_in_tiles(
 def can_tile(model: nn.Module, head: Head, layer: nn.Linear, hidden: Tensor, token_ids: Tensor) -> bool:
     """Test whether a model's output head can be applied to parts of the vocabulary.
 
-    The result is true if all computation after the output layer, such as a softcap, treats each logit on its own. It
-    is kept for the model until its forward, its hooks or its output layer are replaced.
+    The result is true if all computation after the output layer, such as a softcap, treats each logit on its own. The
+    test is repeated only if the model's forward, hooks or output layer have been replaced.
 
     Args:
         model: the model.
@@ -152,8 +152,8 @@ def chosen_logits(
     """Return (the logit of each generated token, the gradient of this logit at the final hidden state).
 
     The logits of all other tokens are not computed. The second value is None unless `want_seed` is true. Autograd
-    computes it through the whole head, so it counts every way from the hidden state to the logit. The product of the
-    state with the token's row of the weight is in float32 or wider.
+    computes it through the whole head, so it contains every path from the hidden state to the logit. The product of
+    the state with the token's row of the weight is in float32 or wider.
     """
     logits: list[Tensor] = []
     seeds: list[Tensor] = []

@@ -24,9 +24,10 @@ def check_draw(num_samples: int, k: int) -> None:
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     """Estimate pass@k without bias: the probability that at least one of k samples is right.
 
-    Of n samples, c are right. The estimate is 1 − C(n−c, k) / C(n, k), with binomial coefficients C: the share of all
-    draws of k from the n samples that contain a right one (Chen et al. 2021, arXiv 2107.03374, eq. 1). It is computed
-    as −expm1 Σ_{i=n−c+1}^{n} ln(1 − k/i), which neither overflows nor loses digits.
+    Of n samples, c are right. All possible ways to draw k of them are considered. The estimate is the share of these
+    draws that contain a right sample: 1 − C(n−c, k) / C(n, k), with binomial coefficients C (Chen et al. 2021,
+    arXiv 2107.03374, eq. 1). It is computed as −expm1 Σ_{i=n−c+1}^{n} ln(1 − k/i), which neither overflows nor loses
+    digits.
 
     Args:
         num_samples: n, the number of samples.
@@ -56,7 +57,7 @@ def chance_of_unequal_shares(left: int, num_left: int, right: int, num_right: in
     """Compute the probability that two equally good sides have different shares of right samples on a problem.
 
     A side is a model or a method. Equally good means that every sample of both sides is right with the same
-    probability, independently of the others. Let n_left and n_right be the numbers of samples, and K the number of
+    probability, independently of other samples. Let n_left and n_right be the numbers of samples, and K the number of
     right samples of both sides together. As in Fisher's exact test, K is held fixed, so the number of right samples of
     the left side is hypergeometric. The two shares are equal only if this number is a = K n_left / (n_left + n_right).
     The result is therefore 1 − C(n_left, a) C(n_right, K − a) / C(n_left + n_right, K), or 1 if a is no whole number.

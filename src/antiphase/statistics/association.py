@@ -1,7 +1,7 @@
 """Correlate two numbers across models or checkpoints, such as inversion and accuracy, with an interval and a p-value.
 
 One point is one model or checkpoint. Checkpoints of one training run are similar, so all points of a run form a
-cluster. The module `ranking` asks whether a score tells right from wrong rollouts within one model.
+cluster. The module `ranking` asks, within one model, whether a score tells right rollouts from wrong ones.
 """
 
 import itertools
@@ -86,8 +86,8 @@ def rank_association(
     all their values of y. Its null hypothesis is that the runs can be exchanged.
 
     Our reading: a perfect order of few points does not prove that the true correlation is perfect. If |ρ| = 1, the
-    interval is computed as if |ρ| were 1 − 6/(n(n²−1)), and the end on the side of ρ is then set to ±1. With clusters,
-    n is their number. `half_swap_less` explains the formula.
+    interval is computed as if |ρ| were 1 − 6/(n(n²−1)), and the end that is nearer to ρ is then set to ρ. With
+    clusters, n is their number. `half_swap_less` explains the formula.
 
     Args:
         x, y: one value for each model; a point with a NaN is left out.

@@ -203,10 +203,10 @@ def controls(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Correlate each control with entropy and with strength, and correlate these two while the control is held fixed.
+    """Correlate each control with entropy and with strength.
 
-    A control is another number of a token, such as its position, that might explain why entropy and strength are
-    correlated.
+    A control is another number that each token has, such as its position. It might explain why entropy and strength
+    are correlated. So the correlation of entropy and strength with the control held fixed is computed too.
 
     Args:
         columns: `entropy`, `strength`, `logprob_control`, `unembedding_norm` and `position`, with one value for each

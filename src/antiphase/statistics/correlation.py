@@ -174,7 +174,9 @@ def group_bounds(
 
 
 def unit_of(unit: Unit | None, token_ids: Tensor | None) -> Unit:
-    """Return the unit, which says what a pair is. If `unit` is None, return `type` with token ids, else `token`.
+    """Return the unit, which says what a pair is.
+
+    If `unit` is None, the result is `type` if token ids are given, else `token`.
 
     Raises:
         InvalidInputError: there is no such unit, or the unit is `type` and there are no token ids.
@@ -254,13 +256,13 @@ def correlate(
 ) -> list[Correlation]:
     """Compute the correlation of entropy and strength within each rollout, with its interval.
 
-    The interval is Fisher's, tanh(atanh ρ ± q √(v/(n_eff−3))). Here q is the normal quantile, such as 1.96, and v is
-    1 + ρ²/2 for Spearman's correlation and 1 for Pearson's. n_eff is the number of independent pairs that tell as much
-    as the n pairs (`effective_pairs`).
+    The interval is Fisher's, tanh(atanh ρ ± q √(v/(n_eff−3))). Here q is the normal quantile, such as 1.96, and v is 1
+    + ρ²/2 for Spearman's correlation and 1 for Pearson's. n_eff is the number of independent pairs that carry as much
+    information as the n pairs (`effective_pairs`).
 
     If types or steps are in perfect order (ρ = ±1), the interval is computed as if ρ were ±(1 − 6/(n(n²−1))), and the
-    end on the side of ρ is then set to ±1 (`half_swap_less` explains the formula). The reason is that a perfect order
-    can be chance: without any correlation, one in twelve sets of four steps has it.
+    end that is nearer to ρ is then set to ρ (`half_swap_less` explains the formula). The reason is that a perfect
+    order can be chance: without any correlation, one in twelve sets of four steps is in perfect order.
 
     Args:
         entropy: the entropy, `[token]` or `[batch, token]`; for steps `[step]` or `[batch, step]`. It can also be

@@ -29,8 +29,8 @@ def effective_pairs(
     for which t and t + k are both in the mask. If all positions are in the mask, n_k is n − k, which gives the formula
     of docs/method.md.
 
-    With weights, the series are those of types (distinct token ids). The position t holds the value x_t of its type,
-    and has the weight w_t = 1 / (number of occurrences of the type). Then
+    With weights, the values belong to types (distinct token ids). The position t holds the value x_t of its type, and
+    has the weight w_t = 1 / (number of occurrences of the type). Then
 
         n = Σ_t w_t
         n_k = Σ_t w_t w_{t+k}

@@ -1,4 +1,4 @@
-"""Compute a mean over problems with its interval, and the parts of intervals that other modules share.
+"""Compute a mean over problems with its interval. The functions for intervals here also serve other modules.
 
 Each problem has one value, such as the share of its samples that are right. The interval holds for other problems of
 the same kind. The module `paired` compares two models, and `association` correlates numbers across models.
@@ -123,12 +123,12 @@ def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.9
     Var(p̄) is the variance between problems divided by C. If all problems have the same value, n is C. A run in which
     everything is wrong therefore gives [0, t²/(C+t²)], never [0, 0].
 
-    Deviation: the variance between problems is moved toward its largest possible value, p(1−p), as if there were 4/m²
-    more problems with this variance, where m = C·min(p, 1−p). The reason: if a model solves few problems, the sample
-    may contain no problem that it solves often. The variance of the sample is then too small. With 16 samples, p =
-    0.05 and beta-distributed difficulties, the interval without this change covers only 86 % at C = 20 and 91 % at C =
-    50. With this change, it covers at least 92 %; if problems differ little, it covers 99 %, so it is wider than
-    necessary. If m is above 10, the effect is negligible.
+    Deviation: the variance between problems is moved toward its largest possible value, p(1−p), as if 4/m² further
+    problems had this largest variance. Here m = C·min(p, 1−p). The reason: if a model solves few problems, the sample
+    may contain no problem that it solves often. The variance of the sample is then too small. Take 16 samples, p =
+    0.05 and beta-distributed difficulties. Without this change, a 95 % interval covers the truth in only 86 % of cases
+    at C = 20, and in 91 % at C = 50. With this change, it covers the truth in at least 92 % of cases; if problems
+    differ little, in 99 %, so it is wider than necessary. If m is above 10, the effect is negligible.
 
     Args:
         values: one share for each problem, in [0, 1]; problems with NaN are left out and not counted.
@@ -270,7 +270,7 @@ def mean_interval(
 def resampled_means(
     values: Float[np.ndarray, "item"], num_resamples: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "resample"]:
-    """Return the mean of each bootstrap resample: as many values as there are, drawn with replacement."""
+    """Return the mean of each bootstrap resample. A resample draws as many values as there are, with replacement."""
     if num_resamples < 1:
         raise InvalidInputError(f"a bootstrap needs at least 1 resample; got {num_resamples}. 1000 is usual.")
     size = max(1, _RESAMPLE_ELEMENTS // len(values))

@@ -6,11 +6,11 @@ Here the items are counted once, and every resample is computed from the counts:
 * **Spearman.** The items are sorted into `BINS` bins of equal size for each series; equal values share a bin. For
   every prompt and every two series, the items in each pair of bins are counted. In a resample, the counts of its
   prompts are added, and all items of a bin get the mean of their ranks.
-* **Pearson.** A resample needs only sums over the items of each prompt: of each series, and of the products of two
-  series. So this is exact.
+* **Pearson.** A resample needs only two kinds of sums over the items of each prompt: the sums of each series, and the
+  sums of the products of two series. So the result is exact.
 
-The bins multiply Spearman's ρ by about 1 − 1/BINS², which differs from 1 by 6e-5 for 128 bins. The intervals of the
-exact and of this computation differ by less than 0.002 at 50,000 items (tests/statistics/test_many_items.py).
+The bins multiply Spearman's ρ by about 1 − 1/BINS², which differs from 1 by 6e-5 for 128 bins. With 50,000 items, the
+intervals of the two computations differ by less than 0.002 (tests/statistics/test_many_items.py).
 """
 
 import itertools

@@ -88,11 +88,11 @@ def paired_difference(
     1. Each resample draws problems with replacement, the same ones for both sides. A normal random number is added for
        the variation between seeds, because a few seeds allow too few resamples (two seeds allow three).
     2. The deviations from the mean difference are scaled so that their variance is V.
-    3. They are stretched by t_df / z, the quantile of Student's t over the normal quantile (expanded percentiles,
-       Hesterberg 2015, arXiv 1411.5279). The interval ends at their percentiles.
+    3. They are multiplied by t_df / z, the quantile of Student's t divided by the normal quantile (expanded
+       percentiles, Hesterberg 2015, arXiv 1411.5279). The percentiles of the results are the ends of the interval.
 
-    The probability of improvement is the share of the stretched resamples whose difference is above 0; a difference of
-    exactly 0 counts half. This probability is therefore never more confident than the interval.
+    The probability of improvement is the share of the resamples whose difference is above 0 after step 3; a difference
+    of exactly 0 counts half. This probability is therefore never more confident than the interval.
 
     The smallest detectable difference is (t_{1−α/2} + t_{0.80}) √V, with quantiles of Student's t for df degrees of
     freedom and the confidence 1 − α. The verdict is the first one that applies:
@@ -104,9 +104,9 @@ def paired_difference(
     * `no difference shown`: in all other cases.
 
     If the difference is the same value d for all N problems and all seeds, V is 0, but the true difference is still
-    uncertain. By Wilson's bound, at most a share u = t²/(N+t²) of all possible problems has another difference, which
-    lies in [−1, 1]. The interval is then d(1−u) ± u, and minimum_detectable is u. For values outside [0, 1] this bound
-    does not hold: the interval is NaN, and the verdict is `not enough data`.
+    uncertain. By Wilson's bound, at most a share u = t²/(N+t²) of all possible problems has another difference. This
+    difference lies in [−1, 1]. So the interval is d(1−u) ± u, and minimum_detectable is u. For values outside [0, 1]
+    this bound does not hold: the interval is NaN, and the verdict is `not enough data`.
 
     Limits: two paired seeds cannot show how much seeds vary. If they vary far more than problems, a 95 % interval from
     two seeds covers the truth in 89 % of cases; use three seeds or more. If a side has only one seed, the interval
@@ -124,8 +124,9 @@ def paired_difference(
         seed: seed of the random generator that draws the resamples.
 
     Raises:
-        InvalidInputError: the sides have different problems or no seeds, paired sides have different numbers of seeds,
-            a value is infinite, the confidence is outside (0, 1), or `smallest` is not above 0.
+        InvalidInputError: the sides have different numbers of problems, a side has no seeds, seeds are paired and the
+            sides have different numbers of them, a value is infinite, the confidence is outside (0, 1), or `smallest`
+            is not above 0.
 
     >>> problems = np.linspace(0, 1, 40)[None]
     >>> result = paired_difference(problems**0.5, problems, paired_seeds=False)

@@ -50,7 +50,7 @@ def partial_coefficients(
 
     Returns:
         The correlations in float64, in [−1, 1]. A row is NaN if it has too few items, or if the given series explain
-        all of the variance of x or y except 10⁻¹⁰ of it.
+        the variance of x or y almost completely: all but a share of 10⁻¹⁰.
 
     Raises:
         InvalidInputError: the shapes differ, a value is infinite, or there is no such method.
@@ -116,8 +116,8 @@ class Joint:
         Args:
             series: the series, each with one value for every item of all rollouts.
             clusters: the prompt that each item belongs to.
-            unit: what is correlated: `token`, `type` or `step`. A type is the mean of all tokens with one id. The
-                default is `type` with token_ids, else `token`.
+            unit: what is correlated: `token`, `type` (all series are first averaged over each distinct token id) or
+                `step`. The default is `type` if token_ids are given, else `token`.
             token_ids: the id of each token, which the unit `type` needs.
             method: `spearman` or `pearson`.
             num_resamples: the number of resamples of prompts.

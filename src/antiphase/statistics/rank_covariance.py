@@ -1,17 +1,18 @@
-"""Ask whether a score tells right from wrong rollouts of a problem beyond what another score tells.
+"""Ask whether a score helps to tell right rollouts of a problem from wrong ones if another score is known.
 
 The method is the rank analysis of covariance of Quade (1967), on the aligned ranks of Hodges & Lehmann (1962):
 
-1. The mean of each problem is subtracted from its scores. The score is now aligned.
-2. The aligned scores of all rollouts are ranked together. So a small and a large difference within a problem have
-   different ranks.
-3. The mean of each problem is subtracted from these ranks, and also from the correctness (1 or 0). So only rollouts of
-   the same problem are compared.
-4. The answer is the partial correlation of these ranks and the correctness over all rollouts, with the other scores
-   held fixed.
+1. The mean of each problem is subtracted from the scores of its rollouts.
+2. The results of all rollouts are ranked together. So a small and a large difference within a problem have different
+   ranks.
+3. The mean of each problem is subtracted from these ranks. The results are called the aligned ranks of the score.
+4. The mean of each problem is also subtracted from the correctness (1 or 0). So only rollouts of the same problem are
+   compared.
+5. The answer is the partial correlation of the aligned ranks and the correctness over all rollouts, with the other
+   scores held fixed.
 
-A score that is held fixed is represented by six series (`features`), because the true relation to it need not be
-linear in its aligned ranks. The six series together describe smooth functions of the score, but not every function
+A score that is held fixed is represented by six series (`features`), because correctness need not depend linearly on
+the aligned ranks of this score. The six series together describe smooth functions of the score, but not every function
 (docs/rivals.md has the rates of false findings that were simulated).
 
 A problem is called a stratum here. With several seeds, a stratum is one problem and one seed.
@@ -52,9 +53,10 @@ def aligned_ranks(
     """Return the aligned ranks of the values, which compare values only within their stratum.
 
     A stratum is one problem, or one problem and one seed. First, the mean of each stratum is subtracted from its
-    values. Then all values are ranked together. Last, the mean of each stratum is subtracted from its ranks. Values
-    that differ by less than 1e-5 of the median absolute value (zeros left out) have the same rank, because such a
-    difference is the rounding noise of float32 scores.
+    values. Then all values are ranked together. Last, the mean of each stratum is subtracted from its ranks.
+
+    A small difference may be the rounding noise of float32 scores. So values that differ by less than 1e-5 of the
+    median absolute value get the same rank. Zeros are left out of this median.
 
     Args:
         values: the values, all finite.
@@ -71,14 +73,15 @@ def features(values: Float[np.ndarray, "rollout"], strata: Int[np.ndarray, "roll
 
     A stratum is one problem, or one problem and one seed. These are the series:
 
-    1. The aligned ranks of the values. They show how far a value lies from the others of its stratum.
+    1. The aligned ranks of the values: the mean of each stratum is subtracted, and the results of all strata are
+       ranked together (see `aligned_ranks`). They show how far a value lies from the other values of its stratum.
     2. The aligned ranks of the normal scores Φ⁻¹((r − ½) / n), where r is the rank of the value among all n rollouts.
        They show the same for a skewed score, such as a length.
     3. The ranks r / n.
-    4. The squares (r / n)², because the relation to the ranks may be curved.
+    4. The squares (r / n)², because correctness may depend on the ranks along a curve.
     5. The ranks within the stratum, divided by its size.
     6. The aligned ranks of the standardised values: the mean of the stratum is subtracted, and the result is divided
-       by the standard deviation of the stratum. Like series 5, they do not change if a problem has a scale of its own.
+       by the standard deviation of the stratum. Series 5 and 6 do not depend on the scale of the values in a stratum.
 
     Args:
         values: the values, all finite.

@@ -1,4 +1,4 @@
-"""Measure how well a score, such as inversion, tells right from wrong rollouts of the same problem and model.
+"""Measure how well a score, such as inversion, tells right rollouts of a problem from wrong ones of the same model.
 
 Only rollouts of the same problem are compared, so that the difficulty of a problem plays no part. Across problems, any
 score that depends on difficulty would seem to judge correctness. The module `association` relates scores to accuracy
@@ -78,7 +78,7 @@ def within_problem_auroc(
     *,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Average the AUROC within each problem over the problems, with an interval over problems; 0.5 is chance.
+    """Return the mean of the AUROCs of all problems, with an interval over problems; 0.5 is chance.
 
     An AUROC lies in [0, 1], so the interval is the clustered Wilson interval of `share_interval`. Unlike a bootstrap
     interval, it has a width even if the score is perfect in every problem of the sample.

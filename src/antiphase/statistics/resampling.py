@@ -44,7 +44,7 @@ class Resampler:
 
     @classmethod
     def of(cls, clusters: Int[Tensor, "item"], num_resamples: int, seed: int) -> "Resampler":
-        """Make resamples by drawing prompts with replacement; each draws as many prompts as there are.
+        """Make resamples by drawing prompts with replacement. Each resample draws as many prompts as there are.
 
         Args:
             clusters: the prompt of each item.
@@ -122,7 +122,7 @@ class Resampler:
 
         **If the correlation is perfect** (±1), it is perfect in every resample, but this does not prove that the true
         correlation is perfect. The interval is Fisher's for C pairs with the correlation ±(1 − 6/(C(C²−1))), and the
-        end on the side of the correlation is set to ±1. With fewer than 4 prompts there is no interval.
+        end that is nearer to the correlation is set to it. With fewer than 4 prompts there is no interval.
 
         Args:
             value: the correlation of all prompts, in [−1, 1].

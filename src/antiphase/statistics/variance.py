@@ -1,7 +1,7 @@
 """Compute the variance of the mean difference between two sides that answered the same problems with several seeds.
 
-A side is one of the two models or methods that are compared. Seeds and problems both count as random samples ("crossed
-random effects"). The module `paired` uses this variance for an interval and a verdict.
+A side is one of the two models or methods that are compared. Seeds and problems are both treated as random samples
+("crossed random effects"). The module `paired` uses this variance for an interval and a verdict.
 """
 
 from collections.abc import Sequence
@@ -13,20 +13,21 @@ from jaxtyping import Float
 # Values that differ by less than this count as equal, because rounding can cause such differences.
 _ROUNDING = 1e-12
 
-# A part of the variance, and its degrees of freedom.
+# A term of the variance, and its degrees of freedom.
 Term = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class DifferenceVariance:
-    """The variance V of the mean difference between two sides (models or methods), and the parts of V.
+    """The variance V of the mean difference between two sides (models or methods), and two of the terms of V.
 
     Args:
         value: V. It is 0 if both sides differ by the same value for all problems and seeds.
         degrees: the degrees of freedom of V.
         problems: each problem's difference minus the mean of these differences.
-        problem_term: the part of V that comes from problems.
-        seed_term: the part of V that comes from seeds; 0 if a side has only one seed.
+        problem_term: the term of V that comes from problems.
+        seed_term: the term of V that comes from seeds; 0 if a side has only one seed. If seeds are not paired, it is
+            the sum of the seed terms of both sides.
     """
 
     value: float
@@ -42,30 +43,32 @@ def difference_variance(
     """Compute the variance V of the mean difference between two sides (models or methods), and its degrees of freedom.
 
     The value of seed s on problem n is modelled as x_sn = μ + a_s + b_n + e_sn: a mean, an effect of the seed, an
-    effect of the problem, and noise. There are S seeds and N problems; rows are seeds, and columns are problems. If
-    seeds are paired, x is the difference left − right, and V has three terms:
+    effect of the problem, and noise. There are S seeds and N problems. If seeds are paired, x is the difference
+    left − right, and V has a seed term, a problem term and a noise term:
 
-        V = s²_rows/S + (1 + 2/m) s²_columns/N − s²_residual/(S N).
+        V = s²_seeds/S + (1 + 2/m) s²_problems/N − s²_noise/(S N).
 
-    s²_rows is the sample variance of the row means, and s²_columns that of the column means. s²_residual is the
-    variance of what remains after both are removed, with (S−1)(N−1) degrees of freedom. It is subtracted because the
-    row means and the column means both contain the noise, which must count only once. m is the number of problems on
-    which the two sides differ.
+    s²_seeds is the sample variance of the means of the seeds, and s²_problems that of the means of the problems.
+    s²_noise is the variance of what remains after these means are subtracted, with (S−1)(N−1) degrees of freedom. The
+    noise is part of the means of the seeds and also of the means of the problems. So the first two terms contain it
+    twice, and the noise term subtracts it once. m is the number of problems on which the two sides differ.
 
-    If seeds are not paired, each side has its own row term and residual term. The column term comes from the
-    differences between the column means of the two sides. V is never less than the larger one of its row part and its
-    column part. If a side has only one seed, V is the column term.
+    If seeds are not paired, each side has a seed term and a noise term of its own. The problem term comes from the
+    differences between the two sides' means of each problem. V is at least as large as the problem term, and as the
+    sum of the seed terms. If a side has only one seed, V is the problem term.
 
     Deviation: the factor 1 + 2/m acts as if one more problem differed in each direction (Agresti & Min 2005 do this
-    for matched pairs). Without it, a 95 % interval covers only 85 to 88 % if 3 to 10 % of 30 to 100 problems differ.
+    for matched pairs). Without this factor, a 95 % interval covers the truth in only 85 to 88 % of cases if the sides
+    differ on 3 to 10 % of 30 to 100 problems.
 
     The degrees of freedom are Satterthwaite's, V² / Σ (term² / degrees of the term). If V is a single term, they are
     the degrees of that term.
 
     Deviation: two paired seeds have one degree of freedom. If they happen to agree, Satterthwaite's formula concludes
-    that seeds do not vary. 95 % intervals then cover only 87 to 91 % if seeds vary more than problems. With two paired
-    seeds, the degrees are therefore Σ term / Σ (term / degrees of the term) over rows and columns, which is never more
-    than Satterthwaite's number. The interval then covers 89 to 94 %, and up to 99 % if seeds do not vary at all.
+    that seeds do not vary. With that formula, a 95 % interval covers the truth in only 87 to 91 % of cases if seeds
+    vary more than problems. With two paired seeds, the degrees are therefore Σ term / Σ (term / degrees of the term)
+    over the seed term and the problem term, which is never more than Satterthwaite's number. The interval then covers
+    the truth in 89 to 94 % of cases, and in up to 99 % if seeds do not vary at all.
 
     Args:
         left, right: the values of at least two problems, without NaN.
@@ -95,9 +98,9 @@ def combined_variance(problem: Term, seeds: Sequence[Term], noise: Sequence[Term
     Each term is a pair: a variance, and its degrees of freedom.
 
     Args:
-        problem: the term of the problems.
-        seeds: the terms of the seeds: one for each side, or a single one if seeds are paired.
-        noise: the terms of the residuals: one for each side, or a single one. These terms are subtracted.
+        problem: the problem term.
+        seeds: the seed terms: one for each side, or a single one if seeds are paired.
+        noise: the noise terms, as many as seed terms. They are subtracted.
 
     Returns:
         V and its degrees of freedom.
@@ -124,7 +127,7 @@ def variance_of_mean(values: Float[np.ndarray, "item"]) -> float:
 
 
 def residual_variance(side: Float[np.ndarray, "seed problem"]) -> float:
-    """Return the variance of what remains after the means of seeds and of problems are subtracted."""
+    """Return the variance of the noise: of what remains after the means of seeds and problems are subtracted."""
     left_over = side - side.mean(1, keepdims=True) - side.mean(0, keepdims=True) + side.mean()
     num_seeds, num_problems = side.shape
     return float((left_over**2).sum() / ((num_seeds - 1) * (num_problems - 1)))

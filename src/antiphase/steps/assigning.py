@@ -30,7 +30,8 @@ def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | s
     * A special token ends a step, except with the splitter `regex`. Special tokens at the end of the completion belong
       to the last step.
 
-    Our reading: steps end on token boundaries. The paper does not say to which step a token on a boundary belongs.
+    Our reading: a step ends between two tokens. The paper does not say where a token belongs that contains the end of
+    one step and the beginning of the next.
 
     Args:
         token_ids: the token ids of the completion.
@@ -75,11 +76,11 @@ def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter | str) -> 
 
 
 def pauses_of(places: Int[Tensor, "token"]) -> list[int]:
-    """Return the indices of generated tokens that come after text which the model did not write.
+    """Return the indices of the generated tokens that stand directly after text that the model did not write.
 
     Args:
-        places: the columns of a rollout's generated tokens, ascending. A gap between two columns is text that the
-            model did not write.
+        places: the columns of a rollout's generated tokens, ascending. A gap between two of these columns is text that
+            the model did not write.
     """
     pauses: list[int] = (torch.nonzero(places.diff() > 1).flatten() + 1).tolist()
     return pauses

@@ -114,8 +114,8 @@ def segment_steps(
 ) -> Int[Tensor, "batch token"]:
     """Return the number of the step (such as the sentence) of every completion token; −1 at all other positions.
 
-    The thought and the answer are cut separately, so no step contains tokens of both. The steps are counted through
-    from the thought to the answer.
+    The thought and the answer are cut separately, so no step contains tokens of both. The numbers of the answer's
+    steps follow those of the thought.
 
     Args:
         batch: the rollouts.
