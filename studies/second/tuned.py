@@ -143,7 +143,8 @@ def main() -> None:
     print("| method | learning rate | weight | mean accuracy | seeds |\n|---|---|---|---|---|")
     for trial in trials:
         mark = "**" if trial in best else ""
-        weight = trial.weight or "—"
+        # A name has no point: w02 is a weight of 0.2.
+        weight = trial.weight.replace("0", "0.", 1) or "—"
         print(
             f"| {trial.method} | {trial.learning_rate:g} | {weight} | {mark}{trial.accuracy:.3f}{mark} "
             f"| {trial.num_seeds} |"
