@@ -150,8 +150,8 @@ def head(stored: Row) -> list[str]:
         "",
         "| row | what it computes |",
         "| --- | --- |",
-        "| antiphase | the signals of the head, with more signals than the other rows. The head is applied to one tile "
-        f"of the vocabulary after another; a tile takes {stored['tile_mib']:.0f} MiB |",
+        "| antiphase | all signals of the head, which are more than those of the other rows. The head is applied to "
+        f"one tile of the vocabulary after another; a tile takes {stored['tile_mib']:.0f} MiB |",
         "| antiphase, whole vocabulary | the same without tiles |",
         "| naive | `log_softmax` of all logits |",
         "| antiphase, seeds and alternatives | also the gradient of the logit at the hidden state (the seed of the "
