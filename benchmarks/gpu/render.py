@@ -237,8 +237,8 @@ def runs_table(found: dict[str, Any]) -> list[str]:
 def section(found: dict[str, Any], name: str) -> str:
     """The generated part of the docs for one device."""
     fast = (
-        "**Times** (the part `fast` of the kit), with random weights in bfloat16. A cell has the median of the seconds, "
-        "and in brackets the peak memory in GiB, weights included. A star marks a cell that ran once."
+        "**Times** (the part `fast` of the kit), with random weights in bfloat16. A cell has the median of the "
+        "seconds, and in brackets the peak memory in GiB, weights included. A star marks a cell that ran once."
     )
     train = (
         "**A training step** (the part `train`) of GRPO on the shape of Qwen3-0.6B, with 8 completions of 512 tokens. "
