@@ -31,8 +31,8 @@ def estimators(stored: Row) -> list[str]:
         "## What each estimator costs",
         "",
         *costs([row for row in stored["rows"] if row["case"] in ("machine", "cost")]),
-        "**Against the oracle.** One rollout of 152 tokens, of which 96 are measured. The oracle differentiates the "
-        "logit of one token after another with respect to the weights, and computes singular values (`make bench`, "
+        "**Against the oracle.** The rollout has 152 tokens, of which 96 are measured. The oracle takes the gradient "
+        "of the logit of one token after another at the weights, and computes singular values (`make bench`, "
         "[numbers](../benchmarks/results/estimators-cpu.json)).",
         "",
         *table(["estimator", "time for one token", "speed against the oracle", "peak memory"], body),
@@ -60,21 +60,21 @@ def costs(rows: Sequence[Row]) -> list[str]:
         f"numbers are medians over {works[0]['rounds']} rounds (`make bench`, "
         "[numbers](../benchmarks/results/estimators-cpu.json)).",
         "",
-        "**CPU time,** and the ratio to the plain pass of the same length:",
+        "**CPU time.** In brackets is the ratio to the plain pass of the same length:",
         "",
         *table(header, cells_of(works, time)),
         "",
         "**The physical limit.** One thread of this machine multiplies float32 matrices of the model's shape at "
-        f"{rate:.0f} GFLOP/s. The table shows the time of the matrix products alone at this rate, and how many times "
-        "as long the work takes. The products are those of the layers, of the causal half of the attention, and of "
-        "the head. For `full`, they leave out the decompositions of the norms.",
+        f"{rate:.0f} GFLOP/s. The table shows how long the matrix products alone would take at this rate. In brackets "
+        "is how many times as long the work really takes. The products are those of the layers, of the causal half of "
+        "the attention, and of the head. For `full`, they leave out the decompositions of the norms.",
         "",
         *table(header, cells_of(works, limit)),
         "",
         f"Reading the weights is no limit: a copy moves {copied:.0f} GB a second, so the 0.54 GB of the model are "
         f"read in {time_of(0.54e9 / (copied * 1e9))}.",
         "",
-        "**Peak memory** above the model, each in a process of its own:",
+        "**Peak memory** above the loaded model. Each piece of work ran in a process of its own:",
         "",
         *table(header, cells_of(works, lambda row, _: f"{row['peak_mib']:,.0f} MiB")),
         "",
