@@ -31,8 +31,8 @@ def estimators(stored: Row) -> list[str]:
         "## What each estimator costs",
         "",
         *costs([row for row in stored["rows"] if row["case"] in ("machine", "cost")]),
-        "**Against the oracle.** One rollout of 152 tokens, of which 96 are measured. The oracle differentiates the "
-        "logit of one token after another with respect to the weights, and computes singular values (`make bench`, "
+        "**Against the oracle.** The rollout has 152 tokens, of which 96 are measured. The oracle takes the gradient "
+        "of the logit of one token after another at the weights, and computes singular values (`make bench`, "
         "[numbers](../benchmarks/results/estimators-cpu.json)).",
         "",
         *table(["estimator", "time for one token", "speed against the oracle", "peak memory"], body),
@@ -60,21 +60,21 @@ def costs(rows: Sequence[Row]) -> list[str]:
         f"numbers are medians over {works[0]['rounds']} rounds (`make bench`, "
         "[numbers](../benchmarks/results/estimators-cpu.json)).",
         "",
-        "**CPU time,** and the ratio to the plain pass of the same length:",
+        "**CPU time.** In brackets is the ratio to the plain pass of the same length:",
         "",
         *table(header, cells_of(works, time)),
         "",
         "**The physical limit.** One thread of this machine multiplies float32 matrices of the model's shape at "
-        f"{rate:.0f} GFLOP/s. The table shows the time of the matrix products alone at this rate, and how many times "
-        "as long the work takes. The products are those of the layers, of the causal half of the attention, and of "
-        "the head. For `full`, they leave out the decompositions of the norms.",
+        f"{rate:.0f} GFLOP/s. The table shows how long the matrix products alone would take at this rate. In brackets "
+        "is how many times as long the work really takes. The products are those of the layers, of the causal half of "
+        "the attention, and of the head. For `full`, they leave out the decompositions of the norms.",
         "",
         *table(header, cells_of(works, limit)),
         "",
         f"Reading the weights is no limit: a copy moves {copied:.0f} GB a second, so the 0.54 GB of the model are "
         f"read in {time_of(0.54e9 / (copied * 1e9))}.",
         "",
-        "**Peak memory** above the model, each in a process of its own:",
+        "**Peak memory** above the loaded model. Each piece of work ran in a process of its own:",
         "",
         *table(header, cells_of(works, lambda row, _: f"{row['peak_mib']:,.0f} MiB")),
         "",
@@ -99,12 +99,15 @@ def attention(stored: Row) -> list[str]:
     return [
         "### The attention of `own`",
         "",
-        "Forward and backward pass of one layer of the shape of SmolLM2-135M, and the ratio to `sdpa`, which is "
-        "PyTorch's `scaled_dot_product_attention` with its ordinary gradients. `blocks` is what `own` uses; it also "
-        "computes the entropy of the attention weights. `fused` takes the forward pass and the gradient of the "
-        "queries from PyTorch, and computes only the log-sum-exp of the scores in blocks (`python "
-        "benchmarks/attention.py`, "
-        "[numbers](../benchmarks/results/attention-cpu.json)).",
+        "The table has the time of a forward and a backward pass of the attention of one layer of the shape of "
+        "SmolLM2-135M, by four ways to compute the attention. In brackets is the ratio to `sdpa` (`python "
+        "benchmarks/attention.py`, [numbers](../benchmarks/results/attention-cpu.json)).",
+        "",
+        "* `blocks` is what `own` uses. It also computes the entropy of the attention weights.",
+        "* `blocks without entropy` leaves out this entropy.",
+        "* `sdpa` is PyTorch's `scaled_dot_product_attention` with its ordinary gradients.",
+        "* `fused` takes the forward pass and the gradient of the queries from PyTorch, and computes only the "
+        "log-sum-exp of the scores in blocks.",
         "",
         *table(["tokens", *(f"`{name}`" for name in names)], body),
     ]
@@ -122,11 +125,13 @@ def long_rows(stored: Row) -> list[str]:
     return [
         "### Long rollouts",
         "",
-        "`own` for all tokens of one rollout, in all layers. A pass runs at most as many tokens as the budget, and "
-        "continues from the keys and values of the passes before it. Memory grows in a straight line, by "
-        f"{slope / 1000:.0f} kB for each token. The keys and values take {KEYS_AND_VALUES / 1000:.0f} kB of this. "
-        "What takes the rest is not known. The time is that of the clock, and other programs ran at the same time "
-        "(`python benchmarks/long_rows.py`, [numbers](../benchmarks/results/long-rows-cpu.json)).",
+        "Here `own` measures all tokens of one rollout in several passes, in all layers. A pass runs at most as many "
+        "tokens as `--token-budget` says, and continues from the keys and values of the passes before it. The time is "
+        "that of the clock, and other programs ran at the same time (`python benchmarks/long_rows.py`, "
+        "[numbers](../benchmarks/results/long-rows-cpu.json)).",
+        "",
+        f"The memory grows in a straight line, by {slope / 1000:.0f} kB for each token. The keys and values take "
+        f"{KEYS_AND_VALUES / 1000:.0f} kB of this. What takes the rest is not known.",
         "",
         *table(["tokens", "`--token-budget`", "time", "peak above the model"], body),
         "",
@@ -139,14 +144,22 @@ def head(stored: Row) -> list[str]:
     lines = [
         "## The head",
         "",
-        "Entropy and log-probability from hidden states and the weight of the output layer, beside other "
-        "implementations. antiphase's head computes its other signals in the same pass. A tile of the vocabulary "
-        f"takes {stored['tile_mib']:.0f} MiB. The error is the greatest error of an entropy, against float64 of the "
-        "same logits. The last column says whether every entropy and every log-probability x has an error below "
-        "1e-6 · (1 + |x|), so a greater error can pass if it belongs to a greater value. `naive` is `log_softmax` of "
-        "all logits. The last row also returns the gradient of the logit at the hidden state (the seed of the "
-        "backward pass) and the five most probable tokens (`python benchmarks/head.py`, "
+        "The head computes entropy and log-probability from the hidden states and the weight of the output layer. The "
+        "tables compare the head of antiphase with other implementations (`python benchmarks/head.py`, "
         "[numbers](../benchmarks/results/head-cpu.json)).",
+        "",
+        "| row | what it computes |",
+        "| --- | --- |",
+        "| antiphase | all signals of the head, which are more than those of the other rows. The head is applied to "
+        f"one tile of the vocabulary after another; a tile takes {stored['tile_mib']:.0f} MiB |",
+        "| antiphase, whole vocabulary | the same without tiles |",
+        "| naive | `log_softmax` of all logits |",
+        "| antiphase, seeds and alternatives | also the gradient of the logit at the hidden state (the seed of the "
+        "backward pass), and the five most probable tokens |",
+        "",
+        'The column "error, nats" has the greatest error of an entropy, against float64 of the same logits. The last '
+        "column says whether every entropy and every log-probability x has an error below 1e-6 · (1 + |x|). So a "
+        "greater value x may have a greater error.",
     ]
     for case in dict.fromkeys(row["case"] for row in stored["rows"]):
         some = [row for row in stored["rows"] if row["case"] == case]
@@ -179,8 +192,8 @@ def training(stored: Row) -> list[str]:
         for row in stored["rows"]
     ]  # fmt: skip
     return [
-        "The share of a training step that is spent measuring, and the peak memory beside plain GRPO "
-        "(`make bench-train`, [numbers](../benchmarks/results/training-cpu.json)).",
+        'The column "measuring" has the share of a training step that is spent measuring. The peak memory is divided '
+        "by that of plain GRPO (`make bench-train`, [numbers](../benchmarks/results/training-cpu.json)).",
         "",
         *table(["training", "case", "tokens", "step", "measuring", "peak memory ÷ GRPO"], body),
     ]
@@ -198,14 +211,17 @@ def full(stored: Row) -> list[str]:
     return [
         "## `full` and the oracle",
         "",
-        "How many times as fast as the oracle each estimator is for one token, by the length of the rollout (`python "
-        "benchmarks/full.py`, [numbers](../benchmarks/results/full-cpu.json)).",
+        "The table says how many times as fast as the oracle each estimator is, for one token of a rollout of this "
+        "many tokens (`python benchmarks/full.py`, [numbers](../benchmarks/results/full-cpu.json)).",
         "",
         *table(["tokens", "measured", "`full`", "`own`", "`last`"], body),
         "",
-        "Two parts of `full`. *Targets*: the backward passes for 4 tokens of one rollout, made one after another "
-        "(`loop`), in one pass under vmap (`is_grads_batched`), or in one pass over 4 copies of the rollout. *Norms*: "
-        "the nuclear norms of all gradients of one token, the last one or the middle one of the rollout.",
+        "The next tables time two parts of `full`:",
+        "",
+        "* **targets**: the backward passes for 4 tokens of one rollout. They are made one after another (`loop`), in "
+        "one pass under vmap (`is_grads_batched`), or in one pass over 4 copies of the rollout.",
+        "* **norms**: the nuclear norms of all gradients of one token. The token is the last one or the middle one of "
+        "the rollout.",
         *in_turns([row for row in stored["rows"] if row not in beside]),
     ]
 
@@ -214,12 +230,15 @@ def peers(stored: Row) -> list[str]:
     return [
         "## Other ways to compute the same",
         "",
-        'The same work by other means. The column "greatest difference" compares the norms with those of the oracle '
-        "in float64 (largest relative difference), and statistics with those of scipy or of exact resampling (largest "
-        "absolute difference). `own` keeps only the term of the token's own position. So it is another quantity, and "
-        "it is compared with its own definition too. `last` measures one layer. `own` and `last` measured all tokens, "
-        "and the time is that for one of them (`python benchmarks/peers.py`, "
+        "Each table compares antiphase with other ways to do the same work (`python benchmarks/peers.py`, "
         "[numbers](../benchmarks/results/peers-cpu.json)).",
+        "",
+        '* **The column "greatest difference".** In the tables of strengths, it is the largest relative difference of '
+        "a norm from the oracle in float64. In the other tables, it is the largest absolute difference from scipy or "
+        "from exact resampling.",
+        "* **`own`** keeps only the term of the token's own position. So it is another quantity, and it is compared "
+        "with its own definition too.",
+        "* **`own` and `last`** measured all tokens. The time is that for one of them. `last` measures one layer.",
         *in_turns(stored["rows"]),
     ]  # fmt: skip
 
@@ -236,10 +255,13 @@ def intervals(stored: Row) -> list[str]:
     return [
         "## Intervals over many tokens",
         "",
-        f"The interval of a correlation over {first['tokens']:,} tokens of {first['prompts']:,} prompts, from "
-        f"{first['resamples']:,} resamples, computed from counts of tokens. The column \"greatest difference\" "
-        f"compares the ends of the interval with those of exact resampling, at {first['compared_tokens']:,} tokens "
-        "with the same draws (`python benchmarks/intervals.py`, [numbers](../benchmarks/results/intervals-cpu.json)).",
+        f"The table has the time and the memory of the interval of a correlation over {first['tokens']:,} tokens of "
+        f"{first['prompts']:,} prompts. The interval is from {first['resamples']:,} resamples, which are computed "
+        "from counts of tokens (`python benchmarks/intervals.py`, "
+        "[numbers](../benchmarks/results/intervals-cpu.json)).",
+        "",
+        'The column "greatest difference" compares the ends of such an interval with those of exact resampling, with '
+        f"the same draws. This comparison has {first['compared_tokens']:,} tokens.",
         "",
         *table(["data", "correlation", "CPU time", "peak memory", "greatest difference", "exact interval"], body),
     ]  # fmt: skip
@@ -272,10 +294,9 @@ def baseline(stored: Row) -> list[str]:
     return [
         "## Ratios that are checked",
         "",
-        "`make bench-check` measures these ratios again, and fails if one has risen by more than a tenth. Its model "
-        "has the width of SmolLM2-135M and 4 of its 30 layers, so the ratios to the plain pass are greater than those "
-        "above, that of `last` most "
-        "([numbers](../benchmarks/results/baseline.json)).",
+        "`make bench-check` measures these ratios again, and fails if one has risen by more than a tenth "
+        "([numbers](../benchmarks/results/baseline.json)). Its model has the width of SmolLM2-135M, but only 4 of its "
+        "30 layers. So the ratios to the plain pass are greater than those above, most of all the ratio of `last`.",
         "",
         *table(["ratio", "case", "stored"], body),
     ]

@@ -115,12 +115,13 @@ def _by_model() -> list[str]:
             )
     header = [
         "model", "GPUs", "sampling, s", "update, s", "`own`, s", "share of `own`",
-        "step with `full` by sentence ÷ GRPO", "update, GB", "`own`, GB", "fits in 80 GB",
+        "whole step with `full` by sentence ÷ step of GRPO", "update, GB", "`own`, GB", "fits in 80 GB",
     ]  # fmt: skip
     prompts, group, prompt, completion = STEP
     title = (
-        f"**Models and GPUs.** Estimates, not measurements. {prompts} prompts × {group} rollouts, prompts of {prompt} "
-        f"tokens, completions of {completion:,} tokens; gradient checkpointing."
+        f"**Models and GPUs.** These are estimates, not measurements. A step has {prompts} prompts × {group} rollouts."
+        f" The prompts have {prompt} tokens and the completions {completion:,}. Gradient checkpointing is on. Columns "
+        "in GB are the peak memory of one GPU."
     )
     return [title, "", *table(header, rows)]
 
@@ -144,7 +145,8 @@ def _by_estimator() -> list[str]:
             cells += [f"{cost.measuring:.1f}", f"{100 * cost.measuring / cost.total:.0f} %"]
         rows.append([f"`{estimator}`", what, *cells])
     header = ["estimator", "measures", "1.5B, s", "share of the step", "7B, s", "share of the step"]
-    return ["**Estimators and units.** Estimates for 64 GPUs.", "", *table(header, rows)]
+    title = "**Estimators and units.** These are estimates of the time to measure, on 64 GPUs."
+    return [title, "", *table(header, rows)]
 
 
 def _by_length() -> list[str]:
@@ -155,7 +157,7 @@ def _by_length() -> list[str]:
         share = f"{100 * cost.measuring / cost.total:.0f} %"
         rows.append([f"{tokens:,}", *cells, share, f"{cost.measuring_bytes / 1e9:.0f}", _fits(cost)])
     header = ["tokens of a completion", "sampling, s", "update, s", "`own`, s", "share", "`own`, GB", "fits in 80 GB"]
-    return ["**Length.** Estimates for 7B on 64 GPUs, `own` by token.", "", *table(header, rows)]
+    return ["**Length.** These are estimates for 7B on 64 GPUs, with `own` over tokens.", "", *table(header, rows)]
 
 
 def _by_group() -> list[str]:
@@ -171,8 +173,8 @@ def _by_group() -> list[str]:
         *(f"{what}, prompts of {n:,}" for n in (256, 4096) for what in ("`own`, s", "update, s")),
     ]
     return [
-        "**Group.** Estimates for 7B on 16 GPUs: 1,024 rollouts of 512 tokens, in groups of several sizes. `own` runs "
-        "the prompt once for a group, and the update runs it for every rollout.",
+        "**Group.** These are estimates for 7B on 16 GPUs. A step has 1,024 rollouts of 512 tokens, in groups of "
+        "different sizes. `own` runs the prompt once for a group, and the update runs it for every rollout.",
         "",
         *table(header, rows),
     ]

@@ -237,26 +237,29 @@ def runs_table(found: dict[str, Any]) -> list[str]:
 def section(found: dict[str, Any], name: str) -> str:
     """The generated part of the docs for one device."""
     fast = (
-        "**Fast.** Random weights in bfloat16. Median seconds, and in brackets the peak GiB, weights included. A star "
-        "marks a cell that ran once."
+        "**Times** (the part `fast` of the kit), with random weights in bfloat16. A cell has the median of the "
+        "seconds, and in brackets the peak memory in GiB, weights included. A star marks a cell that ran once."
     )
     train = (
-        "**Train.** One GRPO step on the shape of Qwen3-0.6B, 8 completions of 512 tokens. Generation is left out "
-        "where the name does not say `generating`, so the shares are upper limits."
+        "**A training step** (the part `train`) of GRPO on the shape of Qwen3-0.6B, with 8 completions of 512 tokens. "
+        "Only the case `generating` contains the generation. In the other cases, the shares are upper limits."
     )
     parts = [
         [f"## Tables: {found['device']}"],
         [f"Made from [every row](../benchmarks/results/{name}.json) by `benchmarks/gpu/render.py`."],
         runs_table(found),
-        ["**Right.** Every estimator on tiny models of six architectures, against the oracle in float64 on the CPU."],
+        [
+            "**Right numbers** (the part `right`): every estimator on tiny models of six architectures, compared with "
+            "the oracle in float64 on the CPU."
+        ],
         right_table(found),
         [fast],
         speed_table(found),
         [f"![Seconds of every operation](../benchmarks/results/{name}.png)"],
         [train],
         train_table(found),
-        ["**Learn.** The tiny recipe.", *learn_lines(found)],
-        ["**Real.** The commands on SmolLM2-135M-Instruct, float32.", "", *real_lines(found)],
+        ["**The recipe `tiny`** (the part `learn`).", *learn_lines(found)],
+        ["**The commands** (the part `real`) on SmolLM2-135M-Instruct, in float32.", "", *real_lines(found)],
         ["**What did not end well,** in all runs."],
         unwell(found),
     ]
