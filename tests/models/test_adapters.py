@@ -113,7 +113,7 @@ def test_options_that_do_not_go_with_an_adapter(saved, model_dir) -> None:
     adapter = str(saved[0])
     with pytest.raises(InvalidInputError, match="goes with one model, but 2 are named"):
         antiphase.probe([model_dir, "demo"], adapter=adapter)
-    with pytest.raises(InvalidInputError, match="the engine 'vllm' gets no adapter"):
+    with pytest.raises(InvalidInputError, match="cannot pass an adapter to the engine 'vllm'"):
         antiphase.probe(model_dir, adapter=adapter, engine="vllm")
     with pytest.raises(InvalidInputError, match="is an adapter, which antiphase does not load with the engine 'vllm'"):
         antiphase.probe(adapter, engine="vllm")
