@@ -120,7 +120,7 @@ def prompt_text(tokenizer: Any, ids: Sequence[int], row: int) -> str:
         if found == list(ids):
             return text
     raise InvalidInputError(
-        f"prompt {row} cannot be sent to this server, which takes only text: tokenised again, the text of the prompt "
+        f"prompt {row} cannot be sent to this server, which takes only text: the text of the prompt, tokenised again, "
         f"has other token ids ({first_difference(ids, made[0])}). Use a server that takes token ids, such as vLLM."
     )
 
