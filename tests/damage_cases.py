@@ -202,7 +202,7 @@ DAMAGE = {
     "config of other models": (
         "cut probe",
         lambda f: edit(f / "config.json", lambda v: v["config"].update(models=["x"])),
-        "of models that the config does not name",
+        "its batches belong to models that config.json does not name",
     ),
     "config of another type": (
         "cut probe",

@@ -81,7 +81,7 @@ def test_empty_prompt_and_empty_batch_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"generated": [[1], [1]]}, r"one mark for each completion token, \[2, 1\] in the rows; got \[1, 1\]"),
+        ({"generated": [[1], [1]]}, r"The rows have \[2, 1\] completion tokens; got \[1, 1\] marks"),
         ({"generated": [[1, 0]]}, r"got \[2\]"),
         ({"padding_side": "middle"}, "padding_side must be one of left, right; got 'middle'"),
     ],

@@ -102,8 +102,8 @@ class TokenBatch:
         num_tokens = [len(completion) for completion in completion_ids]
         if generated is not None and [len(marks) for marks in generated] != num_tokens:
             raise InvalidInputError(
-                f"generated needs one mark for each completion token, {num_tokens} in the rows; got "
-                f"{[len(marks) for marks in generated]}."
+                f"generated needs one mark for each completion token. The rows have {num_tokens} completion tokens; "
+                f"got {[len(marks) for marks in generated]} marks."
             )
         lengths = [len(p) + len(c) for p, c in zip(prompt_ids, completion_ids, strict=True)]
         shape = (len(lengths), max(lengths))

@@ -259,7 +259,7 @@ def test_unfinished_run_from_before_alternatives(tmp_path, monkeypatch: pytest.M
     forget_alternatives(out)
     assert RunFolder.open(out).read_parts("alternatives") is None
     again = {"tokenizer": tokenizer, "out": out, "resume": True, "figures": False, "progress": False, **OPTIONS}
-    with pytest.raises(InvalidInputError, match="cannot be continued with these: alternatives was 0, is 5"):
+    with pytest.raises(InvalidInputError, match=r"cannot be continued: alternatives was 0, is 5\. Undo"):
         antiphase.probe(model, **again)
     found = antiphase.probe(model, alternatives=0, **again)
     assert found.alternatives is None

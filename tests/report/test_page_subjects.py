@@ -130,7 +130,7 @@ def changed(what):
         "a token of all estimators is missing": "'p0/1' has 20 tokens in the rollout table and 19 in the token table",
         "tokens of another run": "rollout 'p0/0' has 20 tokens in the rollout table and 0 in the token table",
         "tokens of another model": "rollout 'p0/0' has 20 tokens in the rollout table and 0 in the token table",
-        "a token stands twice": "two tokens of 'own' share a rollout and a position",
+        "a token stands twice": "two rows of the estimator 'own' have the same rollout and the same position",
         "two rollouts of one id": "two rollouts share an id",
         "two of one id in the second estimator": "two rollouts share an id",
     }.items(),

@@ -157,6 +157,9 @@ def test_rollouts_of_one_step_and_of_none() -> None:
     assert subject.steps is None
 
 
+OTHER_STEPS = "the steps of the estimator 'last' differ from those of the estimator 'own'"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -170,8 +173,8 @@ def test_rollouts_of_one_step_and_of_none() -> None:
             "do not cover its rollouts from the first token to the last",
         ),
         (lambda s: pd.concat([s, s]), "do not cover its rollouts from the first token to the last"),
-        (lambda s: s[(s.estimator == "own") | (s.step != 2)], "the steps of 'last' differ from those of 'own'"),
-        (lambda s: s[s.estimator == "own"], "the steps of 'last' differ from those of 'own'"),
+        (lambda s: s[(s.estimator == "own") | (s.step != 2)], OTHER_STEPS),
+        (lambda s: s[s.estimator == "own"], OTHER_STEPS),
     ],
 )
 def test_steps_that_do_not_match_are_refused(change, message) -> None:

@@ -37,7 +37,7 @@ def test_places_of_launchers() -> None:
 def test_restarts_on_several_machines_are_refused() -> None:
     again = {**TORCHRUN, "TORCHELASTIC_MAX_RESTARTS": "3"}
     with pytest.raises(
-        InvalidInputError, match=r"--max-restarts 3 works on one machine only, and there are 2\. .*--resume"
+        InvalidInputError, match=r"--max-restarts 3 works on one machine only, but there are 2 machines\. .*--resume"
     ):
         launch({**again, "GROUP_WORLD_SIZE": "2"})
     assert launch({**again, "GROUP_WORLD_SIZE": "1"}).size == 8
@@ -67,7 +67,7 @@ def test_each_process_has_a_device_of_its_own(monkeypatch) -> None:
     assert own_device("cpu", place) == "cpu"
     assert own_device("cuda:3", Launch()) == "cuda:3"
     assert own_device("auto", Launch()) == "auto"
-    with pytest.raises(InvalidInputError, match="'cuda:1' is one device, and 4 processes"):
+    with pytest.raises(InvalidInputError, match="'cuda:1' is one device, but 4 processes"):
         own_device("cuda:1", place)
     for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)

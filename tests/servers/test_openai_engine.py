@@ -278,7 +278,7 @@ def test_nobody_listens() -> None:
         (lambda c: c.update(finish_reason="abort"), "finish reason 'abort'"),
         (lambda c: c.update(token_ids=[5, 6], finish_reason="stop"), "last token is 6 and the end tokens are"),
         (lambda c: c.update(token_ids=[5, 6], finish_reason="length"), "off at 2 of 8 tokens"),
-        (lambda c: c.update(prompt_token_ids=[40, 41, 43]), "token 2 is 42 here and 43 there"),
+        (lambda c: c.update(prompt_token_ids=[40, 41, 43]), "token 2 is 43, expected 42"),
     ],
 )
 def test_answers_that_cannot_be_used(edit, message) -> None:

@@ -201,7 +201,7 @@ def test_a_difference_without_variance_is_not_certainty():
     ("left", "right", "paired", "message"),
     [
         (np.ones((0, 3)), np.ones((1, 3)), False, "at least one seed"),
-        (np.ones((2, 3)), np.ones((1, 3)), True, "as many rows on both sides; got 2 and 1"),
+        (np.ones((2, 3)), np.ones((1, 3)), True, "equally many rows on both sides; got 2 and 1"),
         (np.full((1, 3), math.inf), np.ones((1, 3)), False, "infinite value"),
     ],
 )

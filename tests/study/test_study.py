@@ -214,7 +214,7 @@ def test_a_failing_cell_is_named_and_the_others_run(model_dir, tmp_path, capsys)
             {"methods": {"dapo": {}, "long": {"max_steps": 4}}, "compare": {}},
             "unequal budgets (steps is 4 and 2; rollouts is 32 and 16)",
         ),
-        ({"compare": {"tuned": ["max_steps"]}}, "'max_steps' must be equal for all methods"),
+        ({"compare": {"tuned": ["max_steps"]}}, "'max_steps' is not an option in which methods may differ"),
         ({"eval": {"tasks": ["gsm8"]}}, "unknown task 'gsm8'"),
         ({"eval": {"suite": "papr"}}, "unknown suite 'papr'. Did you mean 'paper'"),
         ({"eval": {"tasks": [TASK], "samples": "4"}}, "samples must be int | None; got '4'"),

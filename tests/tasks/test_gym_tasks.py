@@ -67,9 +67,7 @@ def test_every_generator(name) -> None:
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_refused_generators(name) -> None:
-    with pytest.raises(
-        InvalidInputError, match=r"does not accept its own|refuses the options|accepts 'I do not know'"
-    ):
+    with pytest.raises(InvalidInputError, match=r"does not accept its own|refuses the options|accepts '.*' where"):
         load_task(name)
 
 

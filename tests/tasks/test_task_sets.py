@@ -184,7 +184,7 @@ def test_order_of_rows_does_not_matter_to_ids(tmp_path) -> None:
             "aime24",
             [{"problem": "a", "answer": "1"}, {"problem": "b"}],
             "line 2: no answer. Looked for the column answer or final_answer or solution; found problem. "
-            "Name it with answer_column=.",
+            "Name its column with answer_column=.",
         ),
         ("gsm8k", [{"text": "a", "answer": "1"}], "line 1: no question. Looked for the column question or problem or"),
         ("amc23", [{"question": "a", "answer": ["1", "2"]}], "line 1: the answer must be text or a number"),

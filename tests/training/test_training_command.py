@@ -192,7 +192,7 @@ def test_resume_refuses_other_settings(tmp_path, model_dir, capsys, option):
     recipe = parse_recipe(flags(model_dir, out))
     (out / "recipe.json").write_text(json.dumps(recipe.resolved))
     assert main(["train", *flags(model_dir, out, **dict([option])), "--resume"]) == 2
-    message = "holds a run that was made with other options, so it cannot be continued with these: "
+    message = "holds a run that was made with other options, so it cannot be continued: "
     assert f"{message}{option[0]} was" in capsys.readouterr().err
 
 

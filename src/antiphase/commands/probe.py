@@ -116,8 +116,8 @@ def run(options: dict[str, Any], out: Path) -> None:
 def _run_checkpoints(models: Sequence[str], checkpoints: str, options: dict[str, Any], out: Path) -> None:
     if models:
         raise InvalidInputError(
-            f"{models[0]!r} is named beside --checkpoints. To measure it as the first checkpoint, put it in the list: "
-            f"--checkpoints {models[0]},{checkpoints}."
+            f"give models or --checkpoints, not both; got the model {models[0]!r} too. To measure this model as the "
+            f"first checkpoint, put it in the list: --checkpoints {models[0]},{checkpoints}."
         )
     from antiphase.probing.request import series_request
 

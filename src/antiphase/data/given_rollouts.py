@@ -113,7 +113,10 @@ def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> Give
         completion_ids = token_ids(completion_ids, row, "completion_ids")
         prompt = completion = None
         if not prompt_ids:
-            raise InvalidInputError(f"{row.place}: prompt_ids is empty; nothing predicts the first completion token.")
+            raise InvalidInputError(
+                f"{row.place}: prompt_ids is empty, so nothing predicts the first completion token. Give at least one "
+                "prompt token."
+            )
     elif prompt is not None and isinstance(completion, str):
         prompt, completion = checked_content(prompt, row.place), checked_text(completion, row.place)
         prompt_ids = completion_ids = None

@@ -73,7 +73,8 @@ class PromptFormat:
             content = [{"role": "user", "content": content}]
         elif not chat:
             raise InvalidInputError(
-                f"{place}: the prompt is a chat, but the tokenizer has no chat template, or it is switched off."
+                f"{place}: the prompt is a chat, but the tokenizer has no chat template, or the template is switched "
+                "off. Give the prompt as text, or use a chat template."
             )
         if self.system_prompt is not None:
             if content[0]["role"] == "system":
@@ -102,7 +103,7 @@ class PromptFormat:
             if value not in (None, {}, "{prompt}"):
                 raise InvalidInputError(
                     f"{place}: the prompt is the text of a rendered chat ({content.strip()[:24]!r}…), into which "
-                    f"{what} cannot be put. Leave this option out, or give the prompt before it was rendered."
+                    f"{what} cannot be put. Leave this option out, or give the prompt as plain text or messages."
                 )
         return True
 
@@ -147,7 +148,10 @@ def prompt_token_ids(
     else:
         ids = chat_token_ids(tokenizer, wrapped, place, chat or ChatOptions())
     if not ids:
-        raise InvalidInputError(f"{place}: the prompt has no tokens; nothing predicts the first completion token.")
+        raise InvalidInputError(
+            f"{place}: the prompt has no tokens, so nothing predicts the first completion token. Give a prompt "
+            "with at least one token."
+        )
     return [int(token) for token in ids]
 
 

@@ -87,7 +87,7 @@ def _prompt(row: TableRow, columns: Sequence[str], default_id: str) -> Prompt:
     if content is None:
         raise InvalidInputError(
             f"{row.place}: no prompt. Looked for the column {' or '.join(columns)}; found "
-            f"{', '.join(row.values) or 'none'}. Name it with --prompt-column."
+            f"{', '.join(row.values) or 'none'}. Name the prompt's column with --prompt-column."
         )
     prompt_id = row.first_of(("prompt_id", "id"))
     return Prompt(default_id if prompt_id is None else str(prompt_id), checked_content(content, row.place))

@@ -151,8 +151,8 @@ def entrant_keys(
         models = list(dict.fromkeys(result["model"] for result in summary["results"]))
         if name is not None and len(models) > 1:
             raise InvalidInputError(
-                f"{name!r} names an evaluation of {len(models)} models ({', '.join(models)}). Give it without a name. "
-                "Each model is then compared under its own name."
+                f"the name {name!r} is given to an evaluation of {len(models)} models ({', '.join(models)}). Give the "
+                "folder without a name. Each model is then compared under its own name."
             )
         for result in summary["results"]:
             if estimator in (None, result["estimator"]):

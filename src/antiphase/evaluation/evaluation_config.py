@@ -104,8 +104,7 @@ class EvalConfig(RunConfig):
             samples, where = num_samples(entry), "" if entry.spec == text else f"task {text!r}: "
             if samples < 0 or (samples == 0 and not self.greedy):
                 raise InvalidInputError(
-                    f"{where}samples must be at least 1, or 0 with greedy completions; got {samples}. Nothing would "
-                    "be evaluated."
+                    f"{where}samples must be at least 1; got {samples}. Only with greedy completions may it be 0."
                 )
             if samples and self.temperature == 0 and self.rollouts is None:
                 raise InvalidInputError(
@@ -121,7 +120,7 @@ class EvalConfig(RunConfig):
         for k in ks:
             if k < 1:
                 raise InvalidInputError(
-                    f"{where}k must be at least 1; got {k}. pass@k of k samples needs at least one."
+                    f"{where}k must be at least 1; got {k}. It is the number of samples that pass@k draws."
                 )
             if k > samples and self.rollouts is None:
                 fix = "samples or lower k" if where else "--samples or lower --k"

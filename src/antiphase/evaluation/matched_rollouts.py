@@ -109,14 +109,15 @@ def _match(row: TableRow, plans: Sequence[TaskPlan], by_key: _Keys) -> tuple[int
         found = by_key.get((None if task is None or len(plans) == 1 else str(task), kind, value), [])
         if len(found) > 1:
             raise InvalidInputError(
-                f"{row.place}: several tasks have a problem with the {kind} {value[:40]!r}. Add the column task."
+                f"{row.place}: several tasks have a problem with the {kind} {value[:40]!r}. Add the column task, "
+                "which says which one is meant."
             )
         if found:
             return found[0]
     raise InvalidInputError(
         f"{row.place}: the row answers no problem of {', '.join(plan.task.spec for plan in plans)} "
-        f"(problem_id {name!r}, question {str(text)[:40]!r}). Name its task with --tasks, draw its problems with "
-        "--num-problems all, or choose another --split."
+        f"(problem_id {name!r}, question {str(text)[:40]!r}). Name the task of this row with --tasks, use all "
+        "problems of the task with --num-problems all, or choose another --split."
     )
 
 
@@ -132,7 +133,10 @@ def _completion(row: TableRow, problem: Problem, counts: dict[str, int]) -> Give
             f"{row.place}: finish must be 'stop' or 'length'; got {finish!r}. If you do not know it, leave finish out."
         )
     if isinstance(prompt_ids, Sized) and not len(prompt_ids):
-        raise InvalidInputError(f"{row.place}: prompt_ids is empty; nothing predicts the first completion token.")
+        raise InvalidInputError(
+            f"{row.place}: prompt_ids is empty, so nothing predicts the first completion token. Give at least one "
+            "prompt token."
+        )
     return GivenCompletion(
         row.place,
         problem,

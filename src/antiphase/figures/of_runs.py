@@ -69,8 +69,7 @@ def figures_of(kind: str, **data: Any) -> dict[str, Figure]:
         wanted = inspect.signature(draw).parameters
         if unknown := [key for key in wanted if key not in data]:
             raise InvalidInputError(
-                f"the figure {name!r} takes {', '.join(unknown)}, which a run of this kind does not have. "
-                f"It has {', '.join(data)}."
+                f"the figure {name!r} needs {', '.join(unknown)}, but a run of this kind has only {', '.join(data)}."
             )
         drawn = draw(**{key: data[key] for key in wanted})
         if drawn is not None:

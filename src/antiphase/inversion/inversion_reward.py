@@ -275,8 +275,8 @@ class InversionReward:
         if len(set(sizes.values())) != 1:
             shown = ", ".join(f"{name} of {size}" for name, size in sizes.items())
             raise InvalidInputError(
-                f"combine needs one number of each kind for every rollout; got {shown} rollouts. If there are "
-                "several processes, gather all of these from all processes, or none of them."
+                f"the arguments of combine must be of equally many rollouts; got {shown} rollouts. If there are "
+                "several processes, gather either all of these arguments from all processes, or none of them."
             )
         if group_size < 1 or len(facts) % group_size:
             raise InvalidInputError(

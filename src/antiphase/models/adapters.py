@@ -64,7 +64,7 @@ def add_adapter(name: str, model: nn.Module, adapter: str) -> None:
             info = cast(Any, model).load_adapter(adapter, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         raise _unfit(name, adapter, first_line(error)) from error
-    for fault, keys in (("lacks", info.missing_keys), ("has unknown", info.unexpected_keys)):
+    for fault, keys in (("lacks the weight", info.missing_keys), ("has the unknown weight", info.unexpected_keys)):
         if keys:
             raise _unfit(name, adapter, f"it {fault} {min(keys)}")
 

@@ -116,7 +116,7 @@ def prepare_config(name: str, config: Any) -> Quantization | None:
         known = ", ".join(quantization_label(method, None) for method in _KINDS)
         raise UnsupportedModelError(
             f"{name!r} is quantised with {found.label}, which antiphase does not measure. It measures {known}, GGUF "
-            "files, and weights that are not quantised: name such a version of the model."
+            "files, and weights that are not quantised. Name a version of the model in one of these forms."
         )
     missing = [package for package, module in kind.packages.items() if importlib.util.find_spec(module) is None]
     if missing:

@@ -50,7 +50,9 @@ def steps_of(
     for name in estimators:
         found = frames.get(name, empty)
         if not np.array_equal(found[["rollout", *_SHARED]].to_numpy(), base[["rollout", *_SHARED]].to_numpy()):
-            raise InvalidInputError(f"{label}: the steps of {name!r} differ from those of {estimators[0]!r}.")
+            raise InvalidInputError(
+                f"{label}: the steps of the estimator {name!r} differ from those of the estimator {estimators[0]!r}."
+            )
     return Steps(
         starts=bounds,
         start=start,

@@ -224,7 +224,9 @@ def _frames(label: str, tokens: pd.DataFrame, order: "pd.Series[int]") -> dict[s
         shown = rows.assign(rollout=place)[place.notna()].sort_values(["rollout", "position"], kind="stable")
         found = shown[["rollout", "position"]].to_numpy(dtype=np.int64)
         if (np.diff(found, axis=0) == 0).all(axis=1).any():
-            raise InvalidInputError(f"{label}: two tokens of {name!r} share a rollout and a position.")
+            raise InvalidInputError(
+                f"{label}: two rows of the estimator {name!r} have the same rollout and the same position."
+            )
         if keys is not None and not np.array_equal(keys, found):
             raise InvalidInputError(f"{label}: the estimators were not measured on the same tokens.")
         keys, frames[str(name)] = found, shown

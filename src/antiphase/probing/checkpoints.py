@@ -146,12 +146,12 @@ def _expanded(text: str, notes: list[str], *, alone: bool) -> list[_Item]:
         return [_Item(name, revision, revision, step_in(revision))]
     if alone:
         raise InvalidInputError(
-            f"there is no folder {text!r}. Name a trainer's output folder, or several checkpoints with commas."
+            f"there is no folder {text!r}. Name a trainer's output folder, or several checkpoints separated by commas."
         )
     if text != DEMO and not _HUB_ID.fullmatch(text):
         raise InvalidInputError(
-            f"there is no folder {text!r}, and it is no hub id either. Name folders, HUB-ID@REVISION or demo, with "
-            "commas."
+            f"there is no folder {text!r}, and it is no hub id either. Give folders, HUB-ID@REVISION or demo, "
+            "separated by commas."
         )
     return [_Item(text, None, text, None)]
 

@@ -157,8 +157,9 @@ class _Measuring:
             before = [(m["name"], m["revision"]) for m in known]
             if names[: len(before)] != before:
                 raise InvalidInputError(
-                    f"{str(self.folder.path)!r} holds checkpoints {', '.join(str(m['label']) for m in known)} in this "
-                    "order; to continue it, name them in this order and new ones after them."
+                    f"the run in {str(self.folder.path)!r} has the checkpoints "
+                    f"{', '.join(str(m['label']) for m in known)} in this order. To continue the run, name them in "
+                    "this order, and new ones after them."
                 )
 
     def _member(self, members: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
@@ -175,8 +176,8 @@ class _Measuring:
                 same = (known["name"], known["revision"]) == (checkpoint.name, checkpoint.revision)
             if not same:
                 raise InvalidInputError(
-                    f"{str(self.folder.path)!r} holds other weights of step {checkpoint.step} ({known['label']}) than "
-                    f"{checkpoint.label} has now. Start a new run in another --out."
+                    f"the weights of {checkpoint.label} (step {checkpoint.step}) are not those that were measured in "
+                    f"{str(self.folder.path)!r} ({known['label']}). Start a new run in another --out."
                 )
             return known
         taken = {m["folder"] for m in members["checkpoints"]}

@@ -54,7 +54,7 @@ def summarize_unfinished(folder: RunFolder, kind: str, tokens: pd.DataFrame, rol
         steps = steps.merge(finished, on=keys)
     models = {name: folder.read_model(place) for place, name in enumerate(config.models) if name in begun}
     if not models:
-        raise InvalidInputError(f"{str(folder.path)!r}: the batches are of models that the config does not name.")
+        raise InvalidInputError(f"{str(folder.path)!r}: its batches belong to models that config.json does not name.")
     results: list[dict[str, Any]] = []
     for name in models:
         alone = dataclasses.replace(config, models=(name,))

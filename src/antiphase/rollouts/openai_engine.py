@@ -165,6 +165,7 @@ def make(
     """
     if loaded is None or server is None:
         raise InvalidInputError(
-            "the engine 'openai' needs a loaded model, which is measured, and ServerOptions as the argument server."
+            "the engine 'openai' needs a loaded model (the model to measure), and ServerOptions as the argument "
+            "server."
         )
     return OpenaiGenerator(server, loaded, end_ids)

@@ -171,7 +171,7 @@ async def _trial(
             "prompt by its own chat template, so antiphase cannot know the token ids of the prompt."
         )
     shown = " ".join(f"With {dialect.name}: {error}" for dialect, error in refusals)
-    raise InvalidInputError(f"the server takes no request for a completion. {shown}")
+    raise InvalidInputError(f"the server accepts no form of request for a completion. {shown}")
 
 
 def check_prompt(answer: Answer, ids: Sequence[int]) -> None:

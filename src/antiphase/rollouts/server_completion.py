@@ -59,7 +59,7 @@ def _of_ids(
         if answer.end is None or answer.end not in ends:
             raise InvalidInputError(
                 f"the server ended a completion with 'stop', but its last token is {ids[-1]} and the end tokens are "
-                f"{list(ends)}: the server uses another end token. Name its text with --end-token."
+                f"{list(ends)}: the server uses another end token. Give the text of this token with --end-token."
             )
         ids, finish = [*ids, answer.end], "stop"
     if finish == "length" and len(ids) != sampling.max_new_tokens:
@@ -75,7 +75,9 @@ def _of_text(answer: Answer, tokenizer: Any, ends: Sequence[int], sampling: Samp
     other_text = _UNKNOWN in answer.text or tokenizer.decode(ids) != answer.text
     if finish == "length" and answer.finish == "stop":
         if not ends:
-            raise InvalidInputError("the server ended a completion with 'stop', but the model has no end token.")
+            raise InvalidInputError(
+                "the server ended a completion with 'stop', but the model has no end token. Name one with --end-token."
+            )
         named = (answer.end, tokenizer.eos_token_id, ends[0])
         ids, finish = [*ids, next(end for end in named if end is not None and end in ends)], "stop"
     if not ids:
@@ -118,7 +120,7 @@ def prompt_text(tokenizer: Any, ids: Sequence[int], row: int) -> str:
         if found == list(ids):
             return text
     raise InvalidInputError(
-        f"prompt {row} cannot be sent to this server, which takes only text: tokenised again, the text of the prompt "
+        f"prompt {row} cannot be sent to this server, which takes only text: the text of the prompt, tokenised again, "
         f"has other token ids ({first_difference(ids, made[0])}). Use a server that takes token ids, such as vLLM."
     )
 
@@ -127,11 +129,11 @@ def first_difference(expected: Sequence[int], found: Sequence[int]) -> str:
     """Return a text that says where two lists of token ids differ first, or that they are equal.
 
     >>> first_difference([1, 2, 3], [1, 5, 3]), first_difference([1, 2], [1])
-    ('token 1 is 2 here and 5 there', 'token 1 is 2 here and missing there')
+    ('token 1 is 5, expected 2', 'token 1 is missing, expected 2')
     """
     for place in range(max(len(expected), len(found))):
-        here = expected[place] if place < len(expected) else "missing"
-        there = found[place] if place < len(found) else "missing"
-        if here != there:
-            return f"token {place} is {here} here and {there} there"
+        wanted = expected[place] if place < len(expected) else "no token"
+        got = found[place] if place < len(found) else "missing"
+        if wanted != got:
+            return f"token {place} is {got}, expected {wanted}"
     return "they are equal"

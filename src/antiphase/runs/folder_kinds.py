@@ -88,8 +88,8 @@ def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[
         texts = dict.fromkeys(f"{name} was {was!r}, is {is_now!r}" for name, was, is_now in places)
         shown = "; ".join(list(texts)[:3])
         raise InvalidInputError(
-            f"{str(folder)!r} holds {what} that was made with other options, so it cannot be continued with these: "
-            f"{shown}."
+            f"{str(folder)!r} holds {what} that was made with other options, so it cannot be continued: {shown}. Undo "
+            "these changes, or start a new run in another folder."
         )
 
 

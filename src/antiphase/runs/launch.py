@@ -56,7 +56,8 @@ class Launch:
         """
         if self.several:
             raise InvalidInputError(
-                f"{what} works in one process, and a launcher started {self.size} (WORLD_SIZE={self.size}). {instead}"
+                f"{what} works in one process only, but a launcher started {self.size} processes "
+                f"(WORLD_SIZE={self.size}). {instead}"
             )
 
 
@@ -91,8 +92,9 @@ def launch(environment: Mapping[str, str] | None = None) -> Launch:
     # The torchrun of each machine counts its own restarts, so the processes could not agree on their attempt.
     if known.get("GROUP_WORLD_SIZE", "1") != "1" and known.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise InvalidInputError(
-            f"torchrun --max-restarts {known['TORCHELASTIC_MAX_RESTARTS']} works on one machine only, and there are "
-            f"{known['GROUP_WORLD_SIZE']}. Leave it out, and let the scheduler repeat the command with --resume."
+            f"torchrun --max-restarts {known['TORCHELASTIC_MAX_RESTARTS']} works on one machine only, but there are "
+            f"{known['GROUP_WORLD_SIZE']} machines. Leave --max-restarts out, and let the scheduler repeat the "
+            "command with --resume."
         )
     local_size = next((_number(known, name) for name in _LOCAL_SIZE if known.get(name)), size)
     address = known["MASTER_ADDR"], _number(known, "MASTER_PORT")

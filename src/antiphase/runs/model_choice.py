@@ -27,8 +27,8 @@ def check_model_choice(models: Sequence[str], adapter: str | None, engine: str) 
         return
     if adapter is not None:
         raise InvalidInputError(
-            "the engine 'vllm' gets no adapter from antiphase. Use --engine transformers, or merge the adapter with "
-            "its base model."
+            "antiphase cannot pass an adapter to the engine 'vllm'. Use --engine transformers, or merge the adapter "
+            "with its base model."
         )
     for name in models:
         what = "a GGUF file" if is_gguf(name) else "an adapter" if is_adapter(Path(name)) else None

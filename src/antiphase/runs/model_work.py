@@ -182,7 +182,7 @@ class ModelWork(ABC):
         """Raise InvalidInputError if this process and the process with the first batch loaded different models."""
         differing = [key for key in own if first.get(key) != own[key]]
         if differing:
-            shown = ", ".join(f"{key} is {own[key]!r} here and {first.get(key)!r} there" for key in differing)
+            shown = ", ".join(f"{key} is {own[key]!r} in one and {first.get(key)!r} in another" for key in differing)
             raise InvalidInputError(
                 f"{name!r} is not the same model, or not on the same kind of device, in all processes: {shown}. All "
                 "processes must load the same files on the same kind of device."

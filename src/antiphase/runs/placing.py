@@ -32,8 +32,8 @@ def own_device(name: str, launched: Launch) -> str:
     place = resolve_device(name)
     if place.index is not None and place.type != "cpu":
         raise InvalidInputError(
-            f"device {name!r} is one device, and {launched.local_size} processes were started on this machine. Name "
-            f"{place.type!r} or 'auto': each process then takes its own."
+            f"{name!r} is one device, but {launched.local_size} processes were started on this machine. Name "
+            f"{place.type!r} or 'auto': each process then takes a device of its own."
         )
     if place.type in ("cpu", "mps"):
         return place.type

@@ -158,8 +158,8 @@ class RunConfig:
         self.check_once("model", self.models)
         if not self.estimators:
             raise InvalidInputError(
-                "name at least one estimator, such as 'own' or 'full:16'. The number says of how many tokens of each "
-                "rollout the strength is measured."
+                "name at least one estimator, such as 'own' or 'full:16'. The number says how many tokens of each "
+                "rollout are measured."
             )
         self.check_once("estimator", self.estimators)
         self.check_counts("batch_size", "num_resamples")

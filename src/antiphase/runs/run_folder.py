@@ -127,7 +127,7 @@ class RunFolder:
         other = [name for name, value in before.get("sha256", {}).items() if prompts["sha256"].get(name) != value]
         if other:
             raise InvalidInputError(
-                f"{str(self.path)!r} was begun with other token ids of the prompts for {', '.join(other)}: the "
+                f"the prompts have other token ids for {', '.join(other)} than when {str(self.path)!r} was begun: the "
                 "tokenizer or its chat template has changed since. Start a new run in another --out."
             )
         self.write_json("config.json", {**self.read_json("config.json"), "prompts": dict(prompts)})

@@ -65,8 +65,8 @@ def chosen_layers(model: nn.Module, spec: SignalSpec) -> tuple[AttentionLayer, .
     chosen = tuple(by_index[index] for index in indices if index in by_index)
     if not bool(present(chosen, spec.projections).any()):
         raise InvalidInputError(
-            f"the chosen layers have no projection {', '.join(spec.projections)} of their own: they use the keys and "
-            "values of earlier layers, or one weight for both. Name other projections or layers."
+            f"the chosen layers have no projection {', '.join(spec.projections)} of their own: their keys and values "
+            "come from earlier layers, or both come from one weight. Name other projections or layers."
         )
     return chosen
 
@@ -147,8 +147,9 @@ def _measure(
         signals: ChunkSignals = ESTIMATORS[spec.estimator].measure(model, layers, chunk, spec, progress)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise NonFiniteError(
-            f"one of the rows {', '.join(str(row.index) for row in rows)}: its singular values do not converge, so a "
-            "gradient is NaN or infinite. Check the weights, or load in a wider dtype (--dtype float32)."
+            f"in one of the rows {', '.join(str(row.index) for row in rows)}, the singular values of a gradient do "
+            "not converge, so the gradient is NaN or infinite. Check the weights, or load in a wider dtype (--dtype "
+            "float32)."
         ) from error
     except RuntimeError as error:
         if says_out_of_memory(error):

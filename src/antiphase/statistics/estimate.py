@@ -105,7 +105,9 @@ def _defined(values: Float[np.ndarray, "problem"]) -> Float[np.ndarray, "defined
     """Return the values that are not NaN. Raise `InvalidInputError` if a value is infinite."""
     if np.isinf(values).any():
         place = int(np.flatnonzero(np.isinf(values))[0])
-        raise InvalidInputError(f"problem {place}: a mean needs finite values; got {values[place]}. Mark it as NaN.")
+        raise InvalidInputError(
+            f"problem {place}: a mean needs finite values; got {values[place]}. Put NaN in its place."
+        )
     kept: np.ndarray = values[~np.isnan(values)].astype(np.float64)
     return kept
 

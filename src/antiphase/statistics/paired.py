@@ -179,8 +179,8 @@ def _check_sides(left: np.ndarray, right: np.ndarray, paired_seeds: bool, smalle
         )
     if paired_seeds and len(left) != len(right):
         raise InvalidInputError(
-            f"paired seeds need as many rows on both sides; got {len(left)} and {len(right)}. Keep the shared seeds, "
-            "or set paired_seeds=False."
+            f"paired seeds need equally many rows on both sides; got {len(left)} and {len(right)}. Keep the shared "
+            "seeds, or set paired_seeds=False."
         )
     if np.isinf(left).any() or np.isinf(right).any():
         raise InvalidInputError(

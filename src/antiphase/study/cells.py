@@ -94,7 +94,9 @@ def _make(made: Made, out: Path) -> Path:
         raise CellError(f"making {made.name} left no model in {folder} (no config.json): {shlex.join(command)}.")
     if status != 0:
         last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-        raise CellError(f"making {made.name} failed with status {status}: {shlex.join(command)}: {last} (see {log})")
+        raise CellError(
+            f"making {made.name} failed with status {status} ({shlex.join(command)}). The log {log} ends with: {last}"
+        )
     write_whole(marker, json.dumps({"command": list(made.command)}) + "\n")
     return folder
 

@@ -94,7 +94,7 @@ def _check_keys(content: Any, known: tuple[str, ...], where: str) -> None:
     for key in content:
         if key not in known:
             raise InvalidInputError(
-                f"{where}: unknown key {str(key)!r}.{did_you_mean(str(key), known)} It may hold {', '.join(known)}."
+                f"{where}: unknown key {str(key)!r}.{did_you_mean(str(key), known)} Possible keys: {', '.join(known)}."
             )
 
 
@@ -217,8 +217,8 @@ def _tuned(value: Any, path: Path) -> tuple[str, ...]:
     for name in names:
         if name not in TUNABLE:
             raise InvalidInputError(
-                f"{path}: compare: tuned: {name!r} must be equal for all methods.{did_you_mean(str(name), TUNABLE)} "
-                f"Methods may differ in {', '.join(TUNABLE)}."
+                f"{path}: compare: tuned: {name!r} is not an option in which methods may differ."
+                f"{did_you_mean(str(name), TUNABLE)} Methods may differ in {', '.join(TUNABLE)}."
             )
     return tuple(names)
 

@@ -76,7 +76,7 @@ class Commands:
         """
         if form not in FORMS:
             hint = did_you_mean(form, FORMS)
-            raise InvalidInputError(f"commands have one of the forms {', '.join(FORMS)}; got {form!r}.{hint}")
+            raise InvalidInputError(f"--print-commands must be one of {', '.join(FORMS)}; got {form!r}.{hint}")
         if self.sbatch and form != "slurm":
             raise InvalidInputError("--sbatch has options for Slurm, so it needs --print-commands slurm.")
         if form == "list":

@@ -100,10 +100,11 @@ class GymTask(GeneratedTask):
         """
         with contextlib.redirect_stdout(io.StringIO()):
             problem = next(self.stream(0))
-        if any(self._scores(text, self._entry(problem)) for text in _NO_ANSWERS):
+        accepted = [text for text in _NO_ANSWERS if self._scores(text, self._entry(problem))]
+        if accepted:
             raise InvalidInputError(
-                f"task {self.spec!r}: reasoning_gym's {self.name} accepts {_NO_ANSWERS[0]!r} for "
-                f"{problem.answer[:60]!r}, so it cannot verify anything. Choose another generator."
+                f"task {self.spec!r}: reasoning_gym's {self.name} accepts {accepted[0]!r} where "
+                f"{problem.answer[:60]!r} is right, so it cannot verify anything. Choose another generator."
             )
 
     def warm_up(self) -> None:
@@ -167,7 +168,8 @@ class GymTask(GeneratedTask):
                 elif accepted * _PATIENCE <= chunk * _CHUNK + index:
                     raise InvalidInputError(
                         f"task {self.spec!r}: reasoning_gym's {self.name} does not accept its own reference answers, "
-                        f"such as {str(entry['answer'])[:60]!r}, so it cannot verify anything. Choose another."
+                        f"such as {str(entry['answer'])[:60]!r}, so it cannot verify anything. Choose another "
+                        "generator."
                     )
 
     def _has_answer(self, entry: Mapping[str, Any]) -> bool:

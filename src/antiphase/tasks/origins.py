@@ -56,7 +56,7 @@ class FileOrigin(Origin):
                 f"Train on another set. To train on these rows all the same, name the file alone: {self.path}"
             )  # fmt: skip
             raise InvalidInputError(
-                f"{self.test_of} has no train split in the file {self.path}, which is read as the test split. {mend}"
+                f"the file {self.path} is read as the test split of {self.test_of}, so it has no train split. {mend}"
             )
         path = Path(self.path).expanduser()
         prefix = path.stem if self.test_of is None else self.test_of + ("" if self.ids == "text" else "_test")
@@ -103,8 +103,8 @@ class TrainingFile(FileOrigin):
             shared = sum(not known.isdisjoint(values) for values in texts)
             if shared:
                 raise InvalidInputError(
-                    f"{shared} of the {len(rows)} rows of {self.path} are test questions of {self.test_of}, which are "
-                    "not for training. Give a copy of its train split."
+                    f"{shared} of the {len(rows)} rows of {self.path} are test questions of {self.test_of}. A "
+                    f"training must not use them. Give a copy of the train split of {self.test_of}."
                 )
         ids = [str(row.first_of(ID_COLUMNS)) for row in rows]
         called = sum(_SAYS_TEST.search(name) is not None for name in ids) > len(ids) / 2

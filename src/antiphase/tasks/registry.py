@@ -103,8 +103,8 @@ def _generator(spec: Spec) -> str:
     if name is None:
         raise InvalidInputError(
             f"unknown task {spec.name!r}.{did_you_mean(spec.name, own + installed)} Expected one of {', '.join(own)}, "
-            "a reasoning_gym generator, a .jsonl or .parquet file, a hub data set owner/name, or your own as "
-            "file.py:MyTask."
+            "a reasoning_gym generator, a .jsonl or .parquet file, a hub data set owner/name, or your own task "
+            "as file.py:MyTask."
         )
     return name
 

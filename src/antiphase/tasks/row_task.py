@@ -188,5 +188,5 @@ def missing(row: TableRow, what: str, asked: Sequence[str], option: str | None =
     """
     return InvalidInputError(
         f"{row.place}: no {what}. Looked for the column {' or '.join(asked)}; found "
-        f"{', '.join(row.values) or 'none'}." + (f" Name it with {option}=." if option else "")
+        f"{', '.join(row.values) or 'none'}." + (f" Name its column with {option}=." if option else "")
     )

@@ -87,7 +87,7 @@ def parse_options(spec: Spec, allowed: Mapping[str, Any]) -> dict[str, Any]:
     for key, text in spec.options.items():
         if key not in allowed:
             raise InvalidInputError(
-                f"task {spec.name!r} has no option {key!r}.{did_you_mean(key, allowed)} It has: "
+                f"task {spec.name!r} has no option {key!r}.{did_you_mean(key, allowed)} The task has: "
                 f"{', '.join(sorted(allowed)) or 'none'}."
             )
         try:

@@ -74,7 +74,7 @@ def check_names(names: Sequence[str], *, log_completions: bool) -> None:
         if name in taken:
             what = "reward" if name == REWARD else "column of the table of completions"
             raise InvalidInputError(
-                f"a reward function has the name {name!r}, which is the name of antiphase's own {what}. Their numbers "
+                f"a reward function has the name {name!r}, and antiphase has a {what} of this name. Their numbers "
                 "would be mixed. Rename the function."
             )
 

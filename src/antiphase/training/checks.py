@@ -51,8 +51,8 @@ def check_functions(functions: Sequence[Any], args: CorRPOConfig) -> None:
         )
     if args.inversion_combine == "gated" and args.multi_objective_aggregation != "sum_then_normalize":
         raise InvalidInputError(
-            "inversion_combine='gated' bounds the sum of the rewards, and normalize_then_sum (GDPO) normalises each "
-            "on its own, which undoes the bound. With normalize_then_sum, use 'sum' or 'centered'."
+            "inversion_combine='gated' bounds the sum of the rewards, but normalize_then_sum (GDPO) normalises each "
+            "reward alone, which undoes the bound. With normalize_then_sum, use 'sum' or 'centered'."
         )
 
 
@@ -89,8 +89,9 @@ def check_token_advantages(args: CorRPOConfig, verifier: int | None) -> None:
         return
     if verifier is None or args.inversion_combine == "only":
         raise InvalidInputError(
-            "token_advantages='gtpo' treats right and wrong rollouts apart. So it needs a verifier, and it cannot be "
-            "used with inversion_combine='only'. Add a reward function that verifies, or set token_advantages='none'."
+            "token_advantages='gtpo' treats right and wrong rollouts differently. So it needs a verifier, and it "
+            "cannot be used with inversion_combine='only'. Add a reward function that verifies, or set "
+            "token_advantages='none'."
         )
     if args.multi_objective_aggregation != "sum_then_normalize":
         raise InvalidInputError(

@@ -39,8 +39,8 @@ def check_sharding(accelerator: Any, model: nn.Module) -> None:
     if deepspeed or any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         raise UnsupportedModelError(
             "the model's weights are spread over processes by tensor parallelism, or were sharded while they were "
-            "loaded. Inversion is measured with whole weights in each process. Load the model without it, and use "
-            "FSDP 2 or DeepSpeed ZeRO-3."
+            "loaded. Inversion is measured with whole weights in each process. Load the whole model in each "
+            "process, without tensor parallelism, and use FSDP 2 or DeepSpeed ZeRO-3."
         )
     zero = {} if plugin is None else plugin.deepspeed_config.get("zero_optimization", {})
     # The weights of an adapter are saved in any case.
@@ -66,8 +66,8 @@ def check_compilation(accelerator: Any) -> None:
     plugin = state.dynamo_plugin
     if plugin.backend != DynamoBackend.NO and plugin.use_regional_compilation and not in_place:
         raise UnsupportedModelError(
-            "TRL's GRPO does not work with the regional compilation of accelerate: it would take every training batch "
-            "for one of evaluation. Set use_regional_compilation to false in the accelerate config (or unset "
+            "TRL's GRPO does not work with the regional compilation of accelerate: TRL would treat every training "
+            "batch as an evaluation batch. Set use_regional_compilation to false in the accelerate config (or unset "
             "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION); torch_compile alone works."
         )
 

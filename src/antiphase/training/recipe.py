@@ -141,7 +141,7 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
         if not with_inversion:
             if values.get("inversion_weight", 0.0) != 0:
                 raise InvalidInputError(
-                    f"preset {values['preset']!r} is a baseline without inversion, and inversion_weight is "
+                    f"preset {values['preset']!r} is a baseline without inversion, but inversion_weight is "
                     f"{values['inversion_weight']}. Ask for '{values['preset']}+corr-po'."
                 )
             pinned["inversion_weight"] = 0.0

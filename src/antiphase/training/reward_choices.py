@@ -59,6 +59,6 @@ def check_reward(name: str) -> None:
     if name in NAMES:
         return
     raise InvalidInputError(
-        f"unknown reward function {name!r}.{did_you_mean(name, NAMES)} There are {', '.join(NAMES)}, and your own as "
-        "module:function or file.py:function."
+        f"unknown reward function {name!r}.{did_you_mean(name, NAMES)} Choose one of {', '.join(NAMES)}, or name your "
+        "own function as module:function or file.py:function."
     )

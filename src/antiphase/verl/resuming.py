@@ -39,8 +39,8 @@ def check_resumed(trainer: Mapping[str, Any], spec: InversionSpec) -> None:
     differing = [f"{name} was {before[name]!r}, is {now[name]!r}" for name in now if before[name] != now[name]]
     if differing:
         raise InvalidInputError(
-            f"{str(folder)!r} holds checkpoints of other options of the inversion: {'; '.join(differing)}. Give the "
-            "options of then, or choose another trainer.default_local_dir."
+            f"{str(folder)!r} holds checkpoints that were made with other options of the inversion: "
+            f"{'; '.join(differing)}. Undo these changes, or choose another trainer.default_local_dir."
         )
 
 
