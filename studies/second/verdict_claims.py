@@ -8,7 +8,7 @@ from typing import Any
 
 from emergence_findings import Cells, Value
 from emergence_settings import ROLLOUTS
-from finding import AGAINST, FOR, NOT_RUN, Finding, judged, points
+from finding import AGAINST, FOR, NOT_RUN, UNDECIDED, Finding, judged, points
 
 from antiphase.runs.table_text import signed
 
@@ -42,7 +42,13 @@ def findings(folder: Path) -> list[Finding]:
         folder: the folder of the study, which holds its folders of results.
     """
     cells = Cells.read(folder / "results-emergence")
-    return [*_emergence(cells), *_cause(cells), *_chain(cells), *_gains(folder), *_signature(folder), *_layers(folder)]
+    found = [*_emergence(cells), *_cause(cells)]
+    # A second family was measured once, without a training.
+    other = folder / "results-emergence-gemma"
+    families = {"SmolLM2-135M": cells} | ({"Gemma 3 270M, base": Cells.read(other)} if other.is_dir() else {})
+    for family, own in families.items():
+        found += [*_level(own, family), *_chain(own, family)]
+    return [*found, *_gains(folder), *_signature(folder), *_layers(folder)]
 
 
 def sft_changes(folder: Path) -> dict[str, dict[str, Value]]:
@@ -91,7 +97,22 @@ def _cause(cells: Cells) -> list[Finding]:
     return found
 
 
-def _chain(cells: Cells) -> list[Finding]:
+def _level(cells: Cells, family: str) -> list[Finding]:
+    """A model that was not trained to reason has a ρ near zero or above it."""
+    claim, mind = "Before SFT on reasoning, ρ is zero or positive", "the same numbers for base models of 1 B or more"
+    found = []
+    for unit, words in (("type", "by type"), ("step", "by sentence")):
+        value = cells.level("reasoning", 0, ROLLOUTS, unit=unit)
+        if value.num_seeds:
+            verdict = AGAINST if value.high < 0 else FOR if value.low > -0.1 else UNDECIDED
+            scale = f"{family}; {_counted(value.num_seeds, 'seed')}, {_counted(value.num_texts, 'text')}"
+            paper = "+0.036 and −0.171 by type (two models)"
+            what = f"ρ {words} on own rollouts"
+            found.append(Finding(claim, paper, scale, what, *value[:4], "ρ", verdict, mind))
+    return found
+
+
+def _chain(cells: Cells, family: str) -> list[Finding]:
     """The links of the paper's chain from entropy to strength."""
     claim = "Low entropy, large logit, large hidden state, large gradient"
     mind = "a model without RMSNorm before its head, in which the last link is positive"
@@ -112,7 +133,7 @@ def _chain(cells: Cells) -> list[Finding]:
         else:
             mean, ends, verdict, what = math.nan, (math.nan, math.nan), NOT_RUN, f"rank correlation of {words}"
         paper = "positive, by argument" if sign > 0 else "negative, by argument"
-        found.append(Finding(claim, paper, "SmolLM2-135M", what, mean, *ends, math.nan, "ρ", verdict, mind))
+        found.append(Finding(claim, paper, family, what, mean, *ends, math.nan, "ρ", verdict, mind))
     return found
 
 

@@ -78,6 +78,8 @@ def test_what_the_cells_say(tmp_path):
     assert (moved.value, moved.low, moved.verdict) == (pytest.approx(-0.2), pytest.approx(-0.25), "for")
     further = by_what["ρ by sentence of corr-po minus grpo"]
     assert (further.value, further.low, further.high) == pytest.approx((-0.1, -0.12, -0.08))
+    level = by_what["ρ by sentence on own rollouts"]
+    assert (level.scale, level.verdict) == ("SmolLM2-135M; 2 seeds, 4 texts", "not enough data")
     link = by_what["rank correlation of entropy and the token's logit; its range over 9 checkpoints and texts"]
     assert (link.value, link.verdict) == (-0.5, "for")
 
