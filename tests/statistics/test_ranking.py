@@ -218,7 +218,10 @@ def test_fisher_intervals_cover():
             lambda: rank_association(np.zeros(2), np.zeros(2), clusters=["a"]),
             "one run for every point; got 1 for 2 points",
         ),
-        (lambda: rank_association(np.array([1.0, math.inf]), np.zeros(2)), "x and y must each hold one finite value"),
+        (
+            lambda: rank_association(np.array([1.0, math.inf]), np.zeros(2)),
+            "'x' and 'y' must each hold one finite value",
+        ),
     ],
 )
 def test_bad_points_are_refused(call, message):

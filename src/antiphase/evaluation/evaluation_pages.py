@@ -59,7 +59,8 @@ def comparison_document(
         folders: the folders of the evaluations, by their label on the page. If a label has several folders, they are
             seeds of one method.
         found: the problems on which two models or methods differ in their share of right completions.
-        names: for each label, the name of the method; None if each model in the folder is compared by itself.
+        names: a mapping from each label to the name of its method. If the name is None, each model in the folders of
+            the label is compared by itself. Without the mapping, this holds for every label.
 
     Raises:
         InvalidInputError: an evaluation cannot be read.

@@ -36,7 +36,7 @@ def value_text(entry: Entry | None, digits: int = 3) -> str:
 
 
 def new_table(columns: Sequence[str], left: int = 1) -> Any:
-    """Make an empty table of the package rich with these columns.
+    """Make an empty `Table` of the package rich, with these columns.
 
     The first `left` columns hold text and are aligned to the left. The others hold numbers and are aligned to the
     right.
@@ -66,7 +66,7 @@ def printed(parts: Sequence[Any], width: int = WIDTH) -> str:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Any:
-    """Make a table of the package rich whose cells are all text. The first `left` columns are aligned to the left."""
+    """Make a `Table` of the package rich. All its cells are text. The first `left` columns are aligned to the left."""
     from rich.text import Text
 
     table = new_table(list(header), left)

@@ -74,8 +74,8 @@ class ModelWork(ABC):
     def specs(self) -> tuple[SignalSpec, ...]:
         """Return a `SignalSpec` (what is measured, and how) for each estimator.
 
-        For an estimator that is given as NAME:auto, it has the number of tokens that was planned for the present
-        model.
+        If an estimator is given as NAME:auto, its `SignalSpec` has the number of tokens that was planned for the
+        present model.
         """
         return planned(self.config.specs(), self.planned)
 

@@ -50,7 +50,8 @@ class UnitSpec:
                 `min_tokens`, `min_steps` and `think_tags`.
 
         Raises:
-            InvalidInputError: a unit, splitter, step strength or segment is unknown, or a least number is too small.
+            InvalidInputError: a unit, splitter, step strength or segment is unknown, or `min_tokens` or `min_steps`
+                is below 3.
         """
         check_one_of("unit", config.unit, UNITS)
         check_one_of("step_strength", config.step_strength, STEP_STRENGTHS)

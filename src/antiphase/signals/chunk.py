@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Prefix:
-    """The tokens that stand before the rows of a chunk. Rows with the same first tokens share one prefix.
+    """The tokens that come before each row of a chunk. Rows that follow the same tokens share one prefix.
 
     Args:
         input_ids: the distinct prefixes, padded on the right.

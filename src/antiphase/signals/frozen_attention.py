@@ -64,19 +64,21 @@ class AttentionTrace:
     """What was recorded about the calls of the frozen attention in one forward pass.
 
     The frozen attention is causal attention whose backward pass treats other positions as constants. The first three
-    fields say what is recorded. The forward pass fills the other fields.
+    fields are set before the forward pass, which fills the other fields.
 
     Args:
         keep: the attention module whose call is kept in `kept`; None keeps no call.
         record: whether the keys and values of every call are collected in `recorded`. The `Past` of another pass needs
             them.
-        past: the keys and values of the tokens before the rows; None if the rows start at position 0.
+        past: the keys and values of the tokens that come before each row (its prefix); None if the rows have no
+            prefixes.
         called: the attention modules that called the frozen attention.
         kept: the arguments and the output of the call of the module `keep`.
         recorded: the keys and values of every call, in order; empty unless `record` is true.
         num_continued: the number of calls that used `past`.
-        entropies: a mapping from attention modules to the entropies `[batch, row]` of their attention weights, one
-            tensor for each call. Only the modules that are keys from the start are recorded.
+        entropies: a mapping from attention modules to the entropies `[batch, token]` of their attention weights, one
+            tensor for each call. Its keys are set before the forward pass. The entropies of other modules are not
+            recorded.
     """
 
     keep: nn.Module | None = None

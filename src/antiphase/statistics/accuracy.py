@@ -113,7 +113,8 @@ def majority_at_k(
     """
     if len(answers) != len(correct):
         raise InvalidInputError(
-            f"answers and correct must each have one entry for every sample; got {len(answers)} and {len(correct)}."
+            "the arguments 'answers' and 'correct' must each have one entry for every sample; got "
+            f"{len(answers)} and {len(correct)} entries."
         )
     check_draw(len(answers), k)
     if num_subsets < 1:

@@ -112,7 +112,8 @@ def rank_association(
     names = _cluster_index(clusters, len(x))
     if len(x) != len(y) or np.isinf(x).any() or np.isinf(y).any():
         raise InvalidInputError(
-            f"x and y must each hold one finite value (or NaN) for every point; got {len(x)} and {len(y)} values."
+            "the arguments 'x' and 'y' must each hold one finite value (or NaN) for every point; got "
+            f"{len(x)} and {len(y)} values."
         )
     kept = ~(np.isnan(x) | np.isnan(y))
     x, y, names = x[kept].astype(np.float64), y[kept].astype(np.float64), names[kept]

@@ -206,7 +206,7 @@ def controls(
     """Correlate each control with entropy and with strength.
 
     A control is another number that each token has, such as its position. It might explain why entropy and strength
-    are correlated. So the correlation of entropy and strength with the control held fixed is computed too.
+    are correlated. So the correlation of entropy and strength is also computed with the control held fixed.
 
     Args:
         columns: `entropy`, `strength`, `logprob_control`, `unembedding_norm` and `position`, with one value for each

@@ -174,8 +174,8 @@ def _check_sides(left: np.ndarray, right: np.ndarray, paired_seeds: bool, smalle
     """Refuse arguments of `paired_difference` that do not fit together, and infinite values."""
     if left.shape[1] != right.shape[1] or min(len(left), len(right)) == 0:
         raise InvalidInputError(
-            f"left and right must be [seed, problem] with the same problems and at least one seed; got {left.shape} "
-            f"and {right.shape}. Keep the problems that both sides have."
+            "the arguments 'left' and 'right' must have the shape [seed, problem], with the same problems and at "
+            f"least one seed; got {left.shape} and {right.shape}. Keep the problems that both sides have."
         )
     if paired_seeds and len(left) != len(right):
         raise InvalidInputError(

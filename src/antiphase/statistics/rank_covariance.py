@@ -2,12 +2,13 @@
 
 The method is the rank analysis of covariance of Quade (1967), on the aligned ranks of Hodges & Lehmann (1962):
 
-1. The mean of each problem is subtracted from the scores of its rollouts.
+1. The mean score of each problem is subtracted from the scores of its rollouts.
 2. The results of all rollouts are ranked together. So a small and a large difference within a problem have different
    ranks.
-3. The mean of each problem is subtracted from these ranks. The results are called the aligned ranks of the score.
-4. The mean of each problem is also subtracted from the correctness (1 or 0). So only rollouts of the same problem are
-   compared.
+3. The mean rank of each problem is subtracted from the ranks of its rollouts. The results are called the aligned
+   ranks of the score.
+4. The mean correctness of each problem is subtracted from the correctness (1 or 0) of its rollouts. So only rollouts
+   of the same problem are compared.
 5. The answer is the partial correlation of the aligned ranks and the correctness over all rollouts, with the other
    scores held fixed.
 
@@ -52,8 +53,9 @@ def aligned_ranks(
 ) -> Float[np.ndarray, "rollout"]:
     """Return the aligned ranks of the values, which compare values only within their stratum.
 
-    A stratum is one problem, or one problem and one seed. First, the mean of each stratum is subtracted from its
-    values. Then all values are ranked together. Last, the mean of each stratum is subtracted from its ranks.
+    A stratum is one problem, or one problem and one seed. First, the mean value of each stratum is subtracted from its
+    values. Then the results of all strata are ranked together. Last, the mean rank of each stratum is subtracted from
+    its ranks.
 
     A small difference may be the rounding noise of float32 scores. So values that differ by less than 1e-5 of the
     median absolute value get the same rank. Zeros are left out of this median.
@@ -73,15 +75,16 @@ def features(values: Float[np.ndarray, "rollout"], strata: Int[np.ndarray, "roll
 
     A stratum is one problem, or one problem and one seed. These are the series:
 
-    1. The aligned ranks of the values: the mean of each stratum is subtracted, and the results of all strata are
-       ranked together (see `aligned_ranks`). They show how far a value lies from the other values of its stratum.
+    1. The aligned ranks of the values (see `aligned_ranks`). They show how far a value lies from the other values
+       of its stratum.
     2. The aligned ranks of the normal scores Φ⁻¹((r − ½) / n), where r is the rank of the value among all n rollouts.
        They show the same for a skewed score, such as a length.
     3. The ranks r / n.
     4. The squares (r / n)², because correctness may depend on the ranks along a curve.
     5. The ranks within the stratum, divided by its size.
-    6. The aligned ranks of the standardised values: the mean of the stratum is subtracted, and the result is divided
-       by the standard deviation of the stratum. Series 5 and 6 do not depend on the scale of the values in a stratum.
+    6. The aligned ranks of the standardised values: the mean value of the stratum is subtracted, and the result is
+       divided by the standard deviation of the stratum. Series 5 and 6 do not depend on the scale of the values in a
+       stratum.
 
     Args:
         values: the values, all finite.

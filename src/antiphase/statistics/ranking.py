@@ -30,7 +30,8 @@ def _by_problem(
     names = problems.tolist() if isinstance(problems, np.ndarray) else list(problems)
     if len(names) != len(scores):
         raise InvalidInputError(
-            f"problems must name one problem for every rollout; got {len(names)} names for {len(scores)} scores."
+            f"the argument 'problems' must name one problem for every rollout; got {len(names)} names for "
+            f"{len(scores)} scores."
         )
     places: dict[Any, list[int]] = {}
     for place, name in enumerate(names):

@@ -192,7 +192,7 @@ def own_place(spec: Spec) -> CodePlace | None:
 
 
 def code_digests(tasks: Iterable[Task]) -> dict[str, str | None]:
-    """Return a mapping from the spec of each user's own task to the sha256 of the file that it was loaded from.
+    """Return a mapping from the spec of each task that a user wrote to the sha256 of the file it was loaded from.
 
     Tasks of antiphase are left out. If a task comes from a module without a file, its sha256 is None.
     """
@@ -200,7 +200,7 @@ def code_digests(tasks: Iterable[Task]) -> dict[str, str | None]:
 
 
 def file_digests(specs: Iterable[str]) -> dict[str, str | None]:
-    """Return a mapping from the spec of each user's own task to the sha256 that its file has now.
+    """Return a mapping from the spec of each task that a user wrote to the sha256 that its file has now.
 
     Tasks of antiphase are left out, and no task is loaded.
 

@@ -60,8 +60,9 @@ class QuestionTask(ExtractingTask):
         chosen = [prompt for prompt in answers if in_split(prompt, split)]
         if len(chosen) < (num or 1):
             raise InvalidInputError(
-                f"task {self.spec!r}: asked for {num or 'all'} problems of the split {split!r}, but only "
-                f"{len(chosen)} of {len(answers)} questions are in it. Ask for fewer, or for the split 'all'."
+                f"task {self.spec!r}: the number of questions in the split {split!r} is {len(chosen)} (of "
+                f"{len(answers)}), but must be at least {num or 1}. Add questions, ask for the split "
+                "'all', or ask for fewer."
             )
         random.Random(seed).shuffle(chosen)
         return [

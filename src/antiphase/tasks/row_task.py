@@ -107,8 +107,8 @@ class RowTask(ExtractingTask):
         random.Random(seed).shuffle(found)
         if len(found) < (num or 1):
             raise InvalidInputError(
-                f"task {self.spec!r}: asked for {num or 'all'} problems of the split {split!r}, but only {len(found)} "
-                "different ones exist. Ask for fewer, or for the split 'all'."
+                f"task {self.spec!r}: the number of different problems of the split {split!r} is {len(found)}, but "
+                f"must be at least {num or 1}. Add problems, ask for the split 'all', or ask for fewer."
             )
         return found[:num]
 

@@ -106,7 +106,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Machine:
-    """The properties of a machine that decide which work a computation takes.
+    """The properties of a machine that change how much work of each kind a computation needs.
 
     Args:
         gpu: True for a GPU with fast float64 products, which computes nuclear norms by matrix products. False for a

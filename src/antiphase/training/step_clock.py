@@ -50,7 +50,7 @@ class StepClock:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Add the time of the `with` block to the time of a part. After the block, the part before it goes on."""
+        """Add the time of the code inside a `with` block to the time of a part. Then the part before it goes on."""
         self._switch()
         self._running.append(self.running if self.running in BETWEEN_STEPS else name)
         try:
@@ -60,7 +60,7 @@ class StepClock:
             self._running.pop()
 
     def go_on_with(self, name: str) -> None:
-        """Make `name` the part that runs from now on, except in the `with` blocks of the method `part`."""
+        """Make `name` the part that runs from now on, except inside the `with` blocks of the method `part`."""
         self._switch()
         self._running[0] = name
 
@@ -78,9 +78,9 @@ class StepClock:
 
 
 def timed(trainer: Any, part: str) -> contextlib.AbstractContextManager[None]:
-    """Return a context manager. The clock of the trainer adds the time of its `with` block to the time of a part.
+    """Return a context manager that times the code inside a `with` block.
 
-    If the trainer has no clock, the context manager does nothing.
+    The clock of the trainer adds this time to the time of the part. If the trainer has no clock, nothing is timed.
     """
     clock: StepClock | None = vars(trainer).get("clock")
     return contextlib.nullcontext() if clock is None else clock.part(part)

@@ -102,7 +102,7 @@ def own(
     Args:
         shape: the sizes of the model.
         rows: number of rollouts.
-        prompt: number of tokens of the prompt. It has one forward pass for all rollouts, and no backward pass.
+        prompt: number of tokens of the prompt. The prompt has one forward pass for all rollouts, and no backward pass.
         completion: number of tokens of each completion. All of them are measured.
         machine: the machine that does the work.
         passes: number of measuring passes into which the rollouts are divided.

@@ -58,7 +58,8 @@ class CorRPOTrainerSync(PPOTrainerSync):  # type: ignore[misc]
         roles = [role for role in _ACTORS if role in self.role_worker_mapping]
         if len(roles) != 1:
             raise UnsupportedModelError(
-                f"expected one role of the actor in verl's workers; got {sorted(map(str, self.role_worker_mapping))}."
+                "verl's trainer must give exactly one of the roles Actor, ActorRollout and ActorRolloutRef to a "
+                f"worker; got the roles {sorted(map(str, self.role_worker_mapping))}."
             )
         self.role_worker_mapping[roles[0]] = ray.remote(InversionWorker)
 
