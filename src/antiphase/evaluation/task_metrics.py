@@ -129,21 +129,20 @@ def _sampled(drawn: pd.DataFrame, ks: Sequence[int]) -> dict[str, Estimate]:
 def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int], unit: str = "token") -> dict[str, Any]:
     """Compute how well each score tells right from wrong rollouts of the same problem.
 
+    The result is a mapping with three keys:
+
+    * `auroc`: the AUROC of each score in `SCORES`, with its interval. The scores are the inversion ι and its rivals,
+      which are other numbers of a rollout such as its length. Chance is 0.5. `num_problems` counts the problems with
+      both right and wrong rollouts.
+    * `best_of`: for each k and each way to pick one of k rollouts (`random`, `majority`, `oracle` and the scores), the
+      `accuracy` of the pick and its `gain` over a random pick, paired by problem. For a score, both are over the
+      problems in which a rollout has this score.
+    * `rivals`: the comparison of ι with every other score; see `compare_with_rivals`.
+
     Args:
         rollouts: a row for each rollout of one model, task and estimator.
         ks: the values of k for best-of-k, which picks the rollout with the best score among k.
         unit: the unit of ι: `type`, `token` or `step`.
-
-    Returns:
-        A mapping with three keys:
-
-        * `auroc`: the AUROC of each score in `SCORES`, with its interval. The scores are the inversion ι and its
-          rivals, which are other numbers of a rollout such as its length. Chance is 0.5. `num_problems` counts the
-          problems with both right and wrong rollouts.
-        * `best_of`: for each k and each way to pick one of k rollouts (`random`, `majority`, `oracle` and the scores),
-          the `accuracy` of the pick and its `gain` over a random pick, paired by problem. For a score, both are over
-          the problems in which a rollout has this score.
-        * `rivals`: the comparison of ι with every other score; see `compare_with_rivals`.
     """
     drawn = rollouts[~rollouts.greedy]
     if drawn.empty:
