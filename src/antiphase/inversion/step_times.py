@@ -37,8 +37,7 @@ def time_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         * `part`: the name of the part.
         * `median_seconds`: the median over the optimizer steps in which the part ran; 0 if it never ran.
         * `total_seconds`: the sum over the whole run.
-        * `share`: the time of the part, divided by the time of all optimizer steps; None for a part that does not
-          belong to a step, such as an evaluation.
+        * `share`: the part's time divided by that of all optimizer steps; None for a part outside steps (evaluation).
 
     >>> rows = [{"num_steps": 1, "seconds/generation": 3.0, "seconds/update": 1.0}]
     >>> [entry for entry in time_table(rows) if entry["part"] == "update"]
