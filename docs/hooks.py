@@ -28,6 +28,7 @@ PAGES = (
     "recipes/README.md",
     "recipes/*/README.md",
     "studies/*/README.md",
+    "studies/*/verdict.md",
     "studies/*/*/report.md",
 )
 NOTEBOOK = "docs/notebook.ipynb"
