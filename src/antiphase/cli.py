@@ -104,17 +104,6 @@ def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
     return "" if resumed else f" Finished {left} are kept in {out}."
 
 
-def _reader_is_gone() -> bool:
-    """Return whether nothing reads the standard output any more. If so, what is still printed is thrown away."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes once more when it ends, and would print a traceback then.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name.
 
@@ -122,8 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `antiphase`; None reads them from `sys.argv`.
 
     Returns:
-        The exit status: 0 after success, 2 after an error of antiphase, 130 after an interruption, 141 if the program
-        that reads the output (such as `head`) has ended.
+        The exit status: 0 after success, 2 after an error of antiphase, 130 after an interruption.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["train"]:
@@ -157,8 +145,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 kept = f" {_kept(out)}" if writes else ""
             print(f"antiphase: interrupted.{kept}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        if not _reader_is_gone():
-            raise
-        return 141
     return 0
