@@ -69,7 +69,7 @@ def test_a_copy_in_a_file_gives_the_problems_of_the_hub(hub, tmp_path, name) -> 
     assert [(p.problem_id, p.prompt, p.answer) for p in problems] == [(p.problem_id, p.prompt, p.answer) for p in ours]
     assert task.prompt_template == BOXED_TEMPLATE
     assert (task.name, path in task.source) == (name, True)
-    with pytest.raises(InvalidInputError, match=f"{name} has no train split"):
+    with pytest.raises(InvalidInputError, match=f"is read as the test split of {name}, so it has no train split"):
         task.problems("train", None, 0)
     Path(path).unlink()
     build_task.cache_clear()
@@ -109,7 +109,9 @@ def test_test_splits_are_not_trained_on_unawares(tmp_path) -> None:
     with pytest.warns(UserWarning, match="seems to be a test split, by the ids of its rows"):
         load_task(f"math:file={path}").for_training().problems("train", None, 0)
     # A set that only tests stays one, and the message says what can be trained on.
-    with pytest.raises(InvalidInputError, match=r"aime24 has no train split .* name the file alone: .*contest\.jsonl"):
+    with pytest.raises(
+        InvalidInputError, match=r"of aime24, so it has no train split\. .* name the file alone: .*contest\.jsonl"
+    ):
         load_task(f"aime24:file={path}").for_training().problems("train", None, 0)
     assert load_task(path).for_training().problems("train", None, 0)
 
