@@ -6,6 +6,7 @@ checks its arguments before it imports slow packages such as torch, so a wrong a
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -104,6 +105,27 @@ def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
     return "" if resumed else f" Finished {left} are kept in {out}."
 
 
+def _reader_is_gone() -> bool:
+    """Return whether the standard output is a pipe whose reader has ended, such as `head`.
+
+    The answer comes from the pipe itself. An attempt to write may find nothing left to write, and so tell nothing.
+    """
+    if not hasattr(select, "poll"):  # Windows has no `poll`.
+        return False
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return False  # The output is captured, or it is closed.
+    watch = select.poll()
+    watch.register(descriptor, 0)  # POLLERR is reported without being asked for.
+    return any(events & select.POLLERR for _, events in watch.poll(0))
+
+
+def _throw_output_away() -> None:
+    """Send what is still printed to nowhere: Python flushes the output when it ends, and would print an error then."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name.
 
@@ -111,7 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `antiphase`; None reads them from `sys.argv`.
 
     Returns:
-        The exit status: 0 after success, 2 after an error of antiphase, 130 after an interruption.
+        The exit status: 0 after success, 2 after an error of antiphase, 130 after an interruption, 141 if the program
+        that reads the output (such as `head`) ended first.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["train"]:
@@ -131,6 +154,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif not chosen:
             out = Path(agreed_out(launched, str(out)))
         _COMMANDS[command].run(options, out)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        _throw_output_away()
+        return 141
     except AntiphaseError as error:
         text = spoken(error, launched)
         if text is not None:
