@@ -1,4 +1,4 @@
-"""Draw docs/images/rooms.svg: the rooms of src/antiphase, and which of them may import which.
+"""Draw docs/images/rooms.svg: the packages of src/antiphase, here called rooms, and which may import which.
 
 The rows come from `[tool.importlinter]` in pyproject.toml, which `make check` enforces. The words in a box are the
 first sentence of the room's docstring. So the picture says what the code says: a test draws it again.
@@ -98,7 +98,7 @@ def picture() -> str:
     boxes = "\n".join(part for parts, _, _ in rows for part in parts)
     size = f'viewBox="0 0 {WIDTH + GAP} {bottom + GAP}" width="{WIDTH + GAP}" height="{bottom + GAP}"'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<title>The rooms of src/antiphase</title>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<title>The packages of src/antiphase</title>\n'
         f'<style>{style}</style>\n<rect width="100%" height="100%" fill="#fff"/>\n{arrow}\n{boxes}\n</svg>\n'
     )
 
