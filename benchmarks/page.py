@@ -31,9 +31,9 @@ def estimators(stored: Row) -> list[str]:
         "## What each estimator costs",
         "",
         *costs([row for row in stored["rows"] if row["case"] in ("machine", "cost")]),
-        "**Against the oracle.** The rollout has 152 tokens, of which 96 are measured. The oracle takes the gradient "
-        "of the logit of one token after another at the weights, and computes singular values (`make bench`, "
-        "[numbers](../benchmarks/results/estimators-cpu.json)).",
+        "**Against the oracle.** The rollout has 152 tokens, and 96 of them are measured. For each of these tokens, "
+        "the oracle computes the gradient of the token's logit at the weights, and the singular values of this "
+        "gradient.",
         "",
         *table(["estimator", "time for one token", "speed against the oracle", "peak memory"], body),
     ]
@@ -55,33 +55,34 @@ def costs(rows: Sequence[Row]) -> list[str]:
         return f"{time_of(row['limit_seconds'] / per)} ({times_of(row['seconds_p50'] / row['limit_seconds'])})"
 
     return [
-        "`own` and `last` measure all tokens, and compute entropy and the other signals of the head too. The plain "
-        "pass has no head. `full` measured 4 tokens, drawn at random; the table shows its time divided by 4. The "
-        f"numbers are medians over {works[0]['rounds']} rounds (`make bench`, "
+        "`own` and `last` measured all tokens of one rollout. `full` measured 4 tokens, drawn at random, and the "
+        "tables of time show a quarter of its time. The estimators also run the head, which a plain pass does not. "
+        f"All times are medians over {works[0]['rounds']} rounds (`make bench`, "
         "[numbers](../benchmarks/results/estimators-cpu.json)).",
         "",
-        "**CPU time.** In brackets is the ratio to the plain pass of the same length:",
+        "**CPU time.** The number in brackets is the ratio to the plain pass of the same length:",
         "",
         *table(header, cells_of(works, time)),
         "",
         "**The physical limit.** One thread of this machine multiplies float32 matrices of the model's shape at "
-        f"{rate:.0f} GFLOP/s. The table shows how long the matrix products alone would take at this rate. In brackets "
-        "is how many times as long the work really takes. The products are those of the layers, of the causal half of "
-        "the attention, and of the head. For `full`, they leave out the decompositions of the norms.",
+        f"{rate:.0f} GFLOP/s. The table shows how long the matrix products alone would take at this rate. The number "
+        "in brackets is the measured time, divided by this limit. The limit counts the products of the layers, of the "
+        "causal half of the attention, and of the head. For `last`, it also counts the products of the gradients at "
+        "K. For `full`, it does not count the work for the norms.",
         "",
         *table(header, cells_of(works, limit)),
         "",
-        f"Reading the weights is no limit: a copy moves {copied:.0f} GB a second, so the 0.54 GB of the model are "
-        f"read in {time_of(0.54e9 / (copied * 1e9))}.",
+        f"Reading the weights is no limit. The machine moves {copied:.0f} GB a second, so the 0.54 GB of the model "
+        f"are read in {time_of(0.54e9 / (copied * 1e9))}.",
         "",
-        "**Peak memory** above the loaded model. Each piece of work ran in a process of its own:",
+        "**Peak memory** above the loaded model (of `full`, while it measured its 4 tokens):",
         "",
         *table(header, cells_of(works, lambda row, _: f"{row['peak_mib']:,.0f} MiB")),
         "",
         "![Speed against the oracle; growth of time and memory](../benchmarks/results/estimators-cpu.png)",
         "",
-        "*Left: speed for one token relative to the oracle, and peak memory. Middle and right: time and peak memory, "
-        "by the length of the rollout.*",
+        "*Left: speed for one token relative to the oracle, and peak memory. Middle and right: time and peak memory "
+        "against the length of the rollout.*",
         "",
     ]
 
@@ -99,14 +100,15 @@ def attention(stored: Row) -> list[str]:
     return [
         "### The attention of `own`",
         "",
-        "The table has the time of a forward and a backward pass of the attention of one layer of the shape of "
-        "SmolLM2-135M, by four ways to compute the attention. In brackets is the ratio to `sdpa` (`python "
-        "benchmarks/attention.py`, [numbers](../benchmarks/results/attention-cpu.json)).",
+        "There are several ways to compute the attention. The table compares four of them. It has the time of a "
+        "forward and a backward pass through the attention of one layer. The number in brackets is the ratio to "
+        "`sdpa` (`python benchmarks/attention.py`, [numbers](../benchmarks/results/attention-cpu.json)).",
         "",
-        "* `blocks` is what `own` uses. It also computes the entropy of the attention weights.",
+        "* `blocks` takes one block of queries after another. `own` uses this way. It also computes the entropy of "
+        "the attention weights.",
         "* `blocks without entropy` leaves out this entropy.",
         "* `sdpa` is PyTorch's `scaled_dot_product_attention` with its ordinary gradients.",
-        "* `fused` takes the forward pass and the gradient of the queries from PyTorch, and computes only the "
+        "* `fused` takes the forward pass and the gradient of the queries from PyTorch. It computes only the "
         "log-sum-exp of the scores in blocks.",
         "",
         *table(["tokens", *(f"`{name}`" for name in names)], body),
@@ -125,15 +127,15 @@ def long_rows(stored: Row) -> list[str]:
     return [
         "### Long rollouts",
         "",
-        "Here `own` measures all tokens of one rollout in several passes, in all layers. A pass runs at most as many "
-        "tokens as `--token-budget` says, and continues from the keys and values of the passes before it. The time is "
-        "that of the clock, and other programs ran at the same time (`python benchmarks/long_rows.py`, "
+        "A long rollout is measured in several passes. A pass runs at most `--token-budget` tokens, and uses the keys "
+        "and values of the earlier passes. In the table, `own` measured all tokens of one rollout. The time is clock "
+        "time, and other programs ran at the same time (`python benchmarks/long_rows.py`, "
         "[numbers](../benchmarks/results/long-rows-cpu.json)).",
         "",
         f"The memory grows in a straight line, by {slope / 1000:.0f} kB for each token. The keys and values take "
-        f"{KEYS_AND_VALUES / 1000:.0f} kB of this. What takes the rest is not known.",
+        f"{KEYS_AND_VALUES / 1000:.0f} kB of this. We do not know what takes the rest.",
         "",
-        *table(["tokens", "`--token-budget`", "time", "peak above the model"], body),
+        *table(["tokens", "`--token-budget`", "time", "peak memory above the model"], body),
         "",
         "![Memory by the length of the rollout](../benchmarks/results/long-rows-cpu.png)",
     ]
@@ -144,22 +146,22 @@ def head(stored: Row) -> list[str]:
     lines = [
         "## The head",
         "",
-        "The head computes entropy and log-probability from the hidden states and the weight of the output layer. The "
-        "tables compare the head of antiphase with other implementations (`python benchmarks/head.py`, "
+        "The head computes entropies and log-probabilities from the hidden states and the weight of the output layer. "
+        "The tables compare the head of antiphase with other implementations (`python benchmarks/head.py`, "
         "[numbers](../benchmarks/results/head-cpu.json)).",
         "",
         "| row | what it computes |",
         "| --- | --- |",
-        "| antiphase | all signals of the head, which are more than those of the other rows. The head is applied to "
-        f"one tile of the vocabulary after another; a tile takes {stored['tile_mib']:.0f} MiB |",
-        "| antiphase, whole vocabulary | the same without tiles |",
+        "| antiphase | all signals of the head, which are more than in the other rows. It takes one tile of the "
+        f"vocabulary after another. The logits of a tile take {stored['tile_mib']:.0f} MiB |",
+        "| antiphase, whole vocabulary | the same signals without tiles |",
         "| naive | `log_softmax` of all logits |",
-        "| antiphase, seeds and alternatives | also the gradient of the logit at the hidden state (the seed of the "
-        "backward pass), and the five most probable tokens |",
+        "| antiphase, seeds and alternatives | as antiphase, and also the gradient of the logit at the hidden state "
+        "(where the backward pass begins), and the five most probable tokens |",
         "",
-        'The column "error, nats" has the greatest error of an entropy, against float64 of the same logits. The last '
-        "column says whether every entropy and every log-probability x has an error below 1e-6 · (1 + |x|). So a "
-        "greater value x may have a greater error.",
+        'The column "greatest error" has the greatest error of an entropy. The reference is the entropy of the same '
+        'logits in float64. The column "exact enough" says whether every entropy and every log-probability x has an '
+        "error below 1e-6 · (1 + |x|). So a larger x may have a larger error.",
     ]
     for case in dict.fromkeys(row["case"] for row in stored["rows"]):
         some = [row for row in stored["rows"] if row["case"] == case]
@@ -175,8 +177,8 @@ def head(stored: Row) -> list[str]:
             "CPU time",
             f"÷ {some[0]['beside']}",
             "memory of tensors",
-            "error, nats",
-            "below 1e-6 · (1 + |x|)",
+            "greatest error, nats",
+            "exact enough",
         ]
         lines += ["", f"**{case}** ({sizes}):", "", *table(header, body)]
     return lines
@@ -192,18 +194,22 @@ def training(stored: Row) -> list[str]:
         for row in stored["rows"]
     ]  # fmt: skip
     return [
-        'The column "measuring" has the share of a training step that is spent measuring. The peak memory is divided '
-        "by that of plain GRPO (`make bench-train`, [numbers](../benchmarks/results/training-cpu.json)).",
+        "The table compares plain GRPO (`grpo`) with CorR-PO. For CorR-PO, the second column names the estimator "
+        "(`make bench-train`, [numbers](../benchmarks/results/training-cpu.json)).",
         "",
-        *table(["training", "case", "tokens", "step", "measuring", "peak memory ÷ GRPO"], body),
-    ]
+        *table(
+            ["training", "method", "tokens of a completion", "time of a step", "measuring, share of the step",
+             "peak memory ÷ that of `grpo`"],
+            body,
+        ),
+    ]  # fmt: skip
 
 
 def full(stored: Row) -> list[str]:
     """Return the speed of the estimators beside the oracle, and the time of parts of `full`."""
     beside = [row for row in stored["rows"] if row["case"] in ("oracle", "sample")]
     found = {(row["case"], row["tokens"], row["work"]): times_of(row["speedup_p50"]) for row in beside}
-    measured = {"oracle": "96 of them", "sample": "all; by `full`, 8 of them"}
+    measured = {"oracle": "96", "sample": "all, but 8 by `full`"}
     body = [
         [f"{tokens:,}", measured[case], *(found[case, tokens, work] for work in ("full", "own", "last"))]
         for case, tokens in dict.fromkeys((row["case"], row["tokens"]) for row in beside)
@@ -211,42 +217,60 @@ def full(stored: Row) -> list[str]:
     return [
         "## `full` and the oracle",
         "",
-        "The table says how many times as fast as the oracle each estimator is, for one token of a rollout of this "
-        "many tokens (`python benchmarks/full.py`, [numbers](../benchmarks/results/full-cpu.json)).",
+        "The table compares the estimators with the oracle. A cell says how many times as fast as the oracle the "
+        "estimator is, for one token (`python benchmarks/full.py`, [numbers](../benchmarks/results/full-cpu.json)).",
         "",
-        *table(["tokens", "measured", "`full`", "`own`", "`last`"], body),
+        *table(["tokens of the rollout", "measured tokens", "`full`", "`own`", "`last`"], body),
         "",
-        "The next tables time two parts of `full`:",
+        "The next two tables time two parts of `full`. The first part is the **backward passes** of 4 tokens of one "
+        "rollout. They were made one after another (`loop`), in one pass under `vmap` (`is_grads_batched`), or in one "
+        "pass over 4 copies of the rollout. The number in brackets is the ratio to `loop`:",
         "",
-        "* **targets**: the backward passes for 4 tokens of one rollout. They are made one after another (`loop`), in "
-        "one pass under vmap (`is_grads_batched`), or in one pass over 4 copies of the rollout.",
-        "* **norms**: the nuclear norms of all gradients of one token. The token is the last one or the middle one of "
-        "the rollout.",
-        *in_turns([row for row in stored["rows"] if row not in beside]),
+        *by_length([row for row in stored["rows"] if row["case"] == "targets"]),
+        "",
+        "The second part is the **nuclear norms** of all gradients of one token. This token is the last one or the "
+        "middle one of the rollout. The number in brackets is the ratio to the last token:",
+        "",
+        *by_length([row for row in stored["rows"] if row["case"] == "norms"]),
     ]
+
+
+def by_length(rows: Sequence[Row]) -> list[str]:
+    """Return a table of times with a line for each length and a column for each work."""
+    names = list(dict.fromkeys(row["work"] for row in rows))
+    found = {(row["tokens"], row["work"]): row for row in rows}
+    body = [
+        [f"{tokens:,}", *(f"{time_of(row['seconds_p50'])} ({times_of(row['ratio_p50'])})"
+                          for row in (found[tokens, name] for name in names))]
+        for tokens in dict.fromkeys(row["tokens"] for row in rows)
+    ]  # fmt: skip
+    return table(["tokens of the rollout", *names], body)
 
 
 def peers(stored: Row) -> list[str]:
     return [
         "## Other ways to compute the same",
         "",
-        "Each table compares antiphase with other ways to do the same work (`python benchmarks/peers.py`, "
+        "Each table compares antiphase with other ways to compute the same numbers (`python benchmarks/peers.py`, "
         "[numbers](../benchmarks/results/peers-cpu.json)).",
         "",
         '* **The column "greatest difference".** In the tables of strengths, it is the largest relative difference of '
         "a norm from the oracle in float64. In the other tables, it is the largest absolute difference from scipy or "
         "from exact resampling.",
-        "* **`own`** keeps only the term of the token's own position. So it is another quantity, and it is compared "
-        "with its own definition too.",
-        "* **`own` and `last`** measured all tokens. The time is that for one of them. `last` measures one layer.",
+        "* **`own`** measures another quantity than the oracle. So it is also compared with its own definition in "
+        "float64.",
+        "* **`own` and `last`** measured all tokens, and the table has the time for one of them. `last` measures only "
+        "the last layer.",
+        '* **"strength, small"** is for a small Llama.',
         *in_turns(stored["rows"]),
     ]  # fmt: skip
 
 
 def intervals(stored: Row) -> list[str]:
     rows = stored["rows"]
+    data = {"smooth": "all values differ", "uneven": "unequal prompts", "tied": "equal values"}
     body = [
-        [row["about"], row["work"], time_of(row["seconds_p50"]),
+        [data[row["case"]], row["work"], time_of(row["seconds_p50"]),
          f"{row['peak_mib']:,.0f} MiB", small(max(abs(row["low_difference"]), abs(row["high_difference"]))),
          f"[{row['exact_low']:+.3f}, {row['exact_high']:+.3f}]".replace("-", "−")]
         for row in rows
@@ -255,57 +279,46 @@ def intervals(stored: Row) -> list[str]:
     return [
         "## Intervals over many tokens",
         "",
-        f"The table has the time and the memory of the interval of a correlation over {first['tokens']:,} tokens of "
-        f"{first['prompts']:,} prompts. The interval is from {first['resamples']:,} resamples, which are computed "
-        "from counts of tokens (`python benchmarks/intervals.py`, "
+        "The table says what the interval of a correlation costs. The data are "
+        f"{first['tokens']:,} tokens of {first['prompts']:,} prompts. antiphase computes "
+        f"{first['resamples']:,} resamples from counts of tokens (`python benchmarks/intervals.py`, "
         "[numbers](../benchmarks/results/intervals-cpu.json)).",
         "",
-        'The column "greatest difference" compares the ends of such an interval with those of exact resampling, with '
-        f"the same draws. This comparison has {first['compared_tokens']:,} tokens.",
+        'There are three data sets. In "unequal prompts", some prompts have many more tokens than others. In "equal '
+        'values", many tokens have the same value. The last two columns are from a second run with '
+        f"{first['compared_tokens']:,} tokens. There, the ends of the interval are compared with those of exact "
+        "resampling, with the same random draws.",
         "",
         *table(["data", "correlation", "CPU time", "peak memory", "greatest difference", "exact interval"], body),
     ]  # fmt: skip
 
 
 def profiles(stored: Row) -> list[str]:
-    rows = stored["rows"]
+    """Return the parts of the time of the newest version; the file also has an earlier one."""
+    rows = [row for row in stored["rows"] if row["label"] == "now"]
     kinds = list(rows[0]["parts"])
     body = [
-        [row["work"] if row["work"] == "plain" else f"`{row['work']}`", row["label"], time_of(row["seconds"]),
+        [row["work"] if row["work"] == "plain" else f"`{row['work']}`", time_of(row["seconds"]),
          *(f"{row['parts'][kind]:.2g} s ({row['parts'][kind] / row['seconds']:.0%})" for kind in kinds)]
         for row in sorted(rows, key=lambda row: list(WORKS).index(row["work"]))
     ]  # fmt: skip
     targets = next(row["targets"] for row in rows if row["work"] == "full")
-    commits = dict.fromkeys((row["label"], row["commit"][:8]) for row in rows)
     return [
         "## Where the time goes",
         "",
-        f"PyTorch's profile of one rollout of {rows[0]['tokens']:,} tokens; `full` measured {targets} of them. The "
-        "profiler adds time to small operations, so the shares tell more than the seconds. "
-        + ", ".join(f"\"{label}\" is commit `{commit}`" for label, commit in commits)
-        + " (`python benchmarks/profiles.py`, [numbers](../benchmarks/results/profiles-cpu.json)).",
+        f"The table is a profile of one rollout of {rows[0]['tokens']:,} tokens, by PyTorch's profiler. `full` "
+        f"measured {targets} of the tokens. A percentage is the share of the time in the second column. The profiler "
+        "makes small operations slower, so their shares are rather too great (`python benchmarks/profiles.py`, "
+        "[numbers](../benchmarks/results/profiles-cpu.json)).",
         "",
-        *table(["work", "version", "time", *kinds], body),
-    ]  # fmt: skip
-
-
-def baseline(stored: Row) -> list[str]:
-    body = [[row["about"], row["name"], f"{row['ratio_p50']:.3g}"] for row in stored["rows"]]
-    return [
-        "## Ratios that are checked",
-        "",
-        "`make bench-check` measures these ratios again, and fails if one has risen by more than a tenth "
-        "([numbers](../benchmarks/results/baseline.json)). Its model has the width of SmolLM2-135M, but only 4 of its "
-        "30 layers. So the ratios to the plain pass are greater than those above, most of all the ratio of `last`.",
-        "",
-        *table(["ratio", "case", "stored"], body),
+        *table(["work", "time", *kinds], body),
     ]
 
 
 PARTS: dict[str, Callable[[Row], list[str]]] = {
     "estimators-cpu": estimators, "attention-cpu": attention, "long-rows-cpu": long_rows, "head-cpu": head,
     "full-cpu": full, "peers-cpu": peers, "intervals-cpu": intervals, "training-cpu": training,
-    "profiles-cpu": profiles, "baseline": baseline,
+    "profiles-cpu": profiles,
 }  # fmt: skip
 
 

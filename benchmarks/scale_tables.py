@@ -50,7 +50,7 @@ def training(stored: Mapping[str, Any]) -> list[str]:
                     ),
                 ]
             )
-    return table(["step", "measuring: measured, model", "the rest: measured, model"], rows)
+    return table(["step", "measuring: measured, by the cost model", "the rest: measured, by the cost model"], rows)
 
 
 _STEPS: dict[str, dict[str, Any]] = {
@@ -69,22 +69,26 @@ def _pair(measured: float, guess: float) -> str:
     return f"{measured:.2f} s, {guess:.2f} s ({100 * (guess / measured - 1):+.0f} %)"
 
 
+_ESTIMATORS = ("own", "last", "full")
+
+
 def memory(stored: Mapping[str, Any]) -> list[str]:
-    """Return the table of the stored peaks beside the model's."""
-    rows = []
+    """Return the table of the stored peaks beside the model's: a line for each batch, a column for each estimator."""
+    cells: dict[str, dict[str, str]] = {}
     for run in stored["runs"]:
         for row in run["rows"]:
-            if row.get("case") != "speed" or row["status"] != "ok" or row["operation"] not in ("own", "full", "last"):
+            if row.get("case") != "speed" or row["status"] != "ok" or row["operation"] not in _ESTIMATORS:
                 continue
             shape, length = REAL[row["model"]], row["tokens"]
             plan = StepPlan(
                 1, row["batch"], GPU_PROMPT, length - GPU_PROMPT, row["operation"], token_budget=row["budget"]
             )
             guess = (2 * shape.parameters + measuring_bytes(shape, plan)) / GIB
-            name = f"{row['model']}, {row['batch']} × {length:,}"
             error = f"{100 * (guess / row['peak_gib'] - 1):+.0f} %"
-            rows.append([name, f"`{row['operation']}`", f"{row['peak_gib']:.1f}", f"{guess:.1f}", error])
-    return table(["model, rows × tokens", "estimator", "measured, GiB", "model, GiB", "error"], rows)
+            here = cells.setdefault(f"{row['model']}, {row['batch']} × {length:,}", {})
+            here[row["operation"]] = f"{row['peak_gib']:.1f}, {guess:.1f} ({error})"
+    rows = [[name, *(here.get(estimator, "–") for estimator in _ESTIMATORS)] for name, here in cells.items()]
+    return table(["model, rollouts × tokens", *(f"`{estimator}`, GiB" for estimator in _ESTIMATORS)], rows)
 
 
 def plans() -> list[str]:
@@ -114,14 +118,14 @@ def _by_model() -> list[str]:
                 ]
             )
     header = [
-        "model", "GPUs", "sampling, s", "update, s", "`own`, s", "share of `own`",
-        "whole step with `full` by sentence ÷ step of GRPO", "update, GB", "`own`, GB", "fits in 80 GB",
+        "model", "GPUs", "sampling, s", "update, s", "`own`, s", "share of `own` in the step",
+        "step with `full` by sentence ÷ step of GRPO", "update, GB", "`own`, GB", "fits in 80 GB",
     ]  # fmt: skip
     prompts, group, prompt, completion = STEP
     title = (
-        f"**Models and GPUs.** These are estimates, not measurements. A step has {prompts} prompts × {group} rollouts."
-        f" The prompts have {prompt} tokens and the completions {completion:,}. Gradient checkpointing is on. Columns "
-        "in GB are the peak memory of one GPU."
+        f"**Models and GPUs.** All tables here are estimates, not measurements. A step has {prompts} prompts × "
+        f"{group} rollouts. The prompts have {prompt} tokens and the completions {completion:,}. Gradient "
+        "checkpointing is on. A column in GB has the peak memory of one GPU."
     )
     return [title, "", *table(header, rows)]
 
@@ -145,7 +149,7 @@ def _by_estimator() -> list[str]:
             cells += [f"{cost.measuring:.1f}", f"{100 * cost.measuring / cost.total:.0f} %"]
         rows.append([f"`{estimator}`", what, *cells])
     header = ["estimator", "measures", "1.5B, s", "share of the step", "7B, s", "share of the step"]
-    title = "**Estimators and units.** These are estimates of the time to measure, on 64 GPUs."
+    title = "**Estimators and units.** The time to measure on 64 GPUs, with the same step."
     return [title, "", *table(header, rows)]
 
 
@@ -156,8 +160,11 @@ def _by_length() -> list[str]:
         cells = [f"{value:.1f}" for value in (cost.generating, cost.updating, cost.measuring)]
         share = f"{100 * cost.measuring / cost.total:.0f} %"
         rows.append([f"{tokens:,}", *cells, share, f"{cost.measuring_bytes / 1e9:.0f}", _fits(cost)])
-    header = ["tokens of a completion", "sampling, s", "update, s", "`own`, s", "share", "`own`, GB", "fits in 80 GB"]
-    return ["**Length.** These are estimates for 7B on 64 GPUs, with `own` over tokens.", "", *table(header, rows)]
+    header = [
+        "tokens of a completion", "sampling, s", "update, s", "`own`, s", "share of `own` in the step", "`own`, GB",
+        "fits in 80 GB",
+    ]  # fmt: skip
+    return ["**Length.** 7B on 64 GPUs, with `own` over tokens.", "", *table(header, rows)]
 
 
 def _by_group() -> list[str]:
@@ -169,12 +176,12 @@ def _by_group() -> list[str]:
             cells += [f"{cost.measuring:.2f}", f"{cost.updating:.1f}"]
         rows.append([f"{group}", *cells])
     header = [
-        "rollouts of a prompt",
-        *(f"{what}, prompts of {n:,}" for n in (256, 4096) for what in ("`own`, s", "update, s")),
+        "rollouts in a group",
+        *(f"{what}, prompts of {n:,} tokens" for n in (256, 4096) for what in ("`own`, s", "update, s")),
     ]
     return [
-        "**Group.** These are estimates for 7B on 16 GPUs. A step has 1,024 rollouts of 512 tokens, in groups of "
-        "different sizes. `own` runs the prompt once for a group, and the update runs it for every rollout.",
+        "**Group.** 7B on 16 GPUs. A step has 1,024 rollouts of 512 tokens, in groups of 4 to 64. `own` runs the "
+        "prompt once for a group, and the update runs it for every rollout.",
         "",
         *table(header, rows),
     ]

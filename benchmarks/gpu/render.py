@@ -104,10 +104,10 @@ def right_table(found: dict[str, Any]) -> list[str]:
     ]
     header = [
         "weights",
-        "rows",
-        "largest relative error of a strength",
-        "the same code on the CPU",
-        "wrong rows",
+        "checks",
+        "largest relative error of a strength, on the GPU",
+        "the same, on the CPU",
+        "wrong checks",
     ]
     return table(header, body) if body else ["Not run."]
 
@@ -147,7 +147,7 @@ def train_table(found: dict[str, Any]) -> list[str]:
         body.append(
             [name, f"{steps[middle]:.2f}", f"{measuring[middle]:.2f}", f"{row['share']:.0%}", f"{row['peak_gib']:.1f}"]
         )
-    header = ["case", "step, s", "of it measuring, s", "share", "peak GiB"]
+    header = ["case", "median step, s", "measuring in it, s", "share of measuring, all steps", "peak memory, GiB"]
     return table(header, body) if body else ["Not run."]
 
 
@@ -188,14 +188,15 @@ def real_lines(found: dict[str, Any]) -> list[str]:
             ]
             for number, method, seed in curves
         ]
-        lines += ["The recipe `smollm2-sums` by `antiphase train`: held-out pass@1 of 64 sums × 4, by step.", ""]
-        lines += table(["preset", *map(str, steps)], body)
+        title = "The recipe `smollm2-sums` by `antiphase train`: held-out pass@1 on 64 sums, with 4 samples each."
+        lines += [title, ""]
+        lines += table(["preset", *(f"step {step}" for step in steps)], body)
     return lines or ["Not run."]
 
 
 def unwell(found: dict[str, Any]) -> list[str]:
     """What failed, was wrong or too slow, or did not fit, in any run, and has no good row in the same run."""
-    named: dict[tuple[str, str, str], list[str]] = {}
+    named: dict[tuple[str, str, str], dict[tuple[str, str], list[str]]] = {}
     cell = ("part", "case", "name", "way", "operation", "model", "tokens", "batch", "rows", "columns", "dtype")
     for number, run in enumerate(found["runs"], 1):
         good = {tuple(row.get(key) for key in cell) for row in run["rows"] if row.get("status") == "ok"}
@@ -203,14 +204,23 @@ def unwell(found: dict[str, Any]) -> list[str]:
             status = str(row.get("status", "ok"))
             if status.partition(":")[0] in WELL or tuple(row.get(key) for key in cell) in good:
                 continue
-            facts = [row["case"], *(str(row[key]) for key in ("name", "operation", "dtype") if key in row)]
+            fact = " ".join(str(row[key]) for key in ("name", "operation", "dtype") if key in row)
+            fact = fact.replace(", steps", " with steps")
+            # The facts about one cell stand together.
+            place = fact
             if "tokens" in row:
-                facts.append("of " + cell_name(row.get("model", "tiny"), row["tokens"], row.get("batch", 1)))
-            same = named.setdefault((str(number), row["part"], status), [])
-            if (fact := " ".join(facts)) not in same:
+                place = "of " + cell_name(row.get("model", "tiny"), row["tokens"], row.get("batch", 1))
+            same = named.setdefault((str(number), row["part"], status), {}).setdefault((row["case"], place), [])
+            if fact not in same:
                 same.append(fact)
-    body = [[*key, "; ".join(what)] for key, what in named.items()]
-    return table(["run", "part", "how it ended", "what"], body) if body else ["Nothing."]
+    body = []
+    for key, places in named.items():
+        what = [
+            " ".join(word for word in (case, " and ".join(facts), place if place not in facts else "") if word)
+            for (case, place), facts in places.items()
+        ]
+        body.append([*key, "; ".join(what)])
+    return table(["run", "part of the kit", "how it ended", "what"], body) if body else ["Nothing."]
 
 
 def runs_table(found: dict[str, Any]) -> list[str]:
@@ -231,36 +241,25 @@ def runs_table(found: dict[str, Any]) -> list[str]:
                 run["note"] or "–",
             ]
         )
-    return table(["run", "commit", "versions", "rows", "skipped for time", "note"], body)
+    return table(["run", "commit", "versions", "results", "skipped for time", "note"], body)
 
 
 def section(found: dict[str, Any], name: str) -> str:
     """The generated part of the docs for one device."""
-    fast = (
-        "**Times** (the part `fast` of the kit), with random weights in bfloat16. A cell has the median of the "
-        "seconds, and in brackets the peak memory in GiB, weights included. A star marks a cell that ran once."
-    )
-    train = (
-        "**A training step** (the part `train`) of GRPO on the shape of Qwen3-0.6B, with 8 completions of 512 tokens. "
-        "Only the case `generating` contains the generation. In the other cases, the shares are upper limits."
-    )
     parts = [
         [f"## Tables: {found['device']}"],
         [f"Made from [every row](../benchmarks/results/{name}.json) by `benchmarks/gpu/render.py`."],
         runs_table(found),
-        [
-            "**Right numbers** (the part `right`): every estimator on tiny models of six architectures, compared with "
-            "the oracle in float64 on the CPU."
-        ],
+        ["**Right numbers:**"],
         right_table(found),
-        [fast],
+        ["**Times:** seconds, and in brackets GiB."],
         speed_table(found),
         [f"![Seconds of every operation](../benchmarks/results/{name}.png)"],
-        [train],
+        ["**A training step:**"],
         train_table(found),
-        ["**The recipe `tiny`** (the part `learn`).", *learn_lines(found)],
+        ["**The recipe `tiny`** (the part `learn`).", "", *learn_lines(found)],
         ["**The commands** (the part `real`) on SmolLM2-135M-Instruct, in float32.", "", *real_lines(found)],
-        ["**What did not end well,** in all runs."],
+        ["**What did not end well,** in all runs:"],
         unwell(found),
     ]
     return "\n\n".join("\n".join(lines) for lines in parts)
