@@ -55,8 +55,9 @@ def costs(rows: Sequence[Row]) -> list[str]:
         return f"{time_of(row['limit_seconds'] / per)} ({times_of(row['seconds_p50'] / row['limit_seconds'])})"
 
     return [
-        "`own` and `last` measured all tokens of one rollout. `full` measured 4 tokens, drawn at random, and the "
-        "tables of time show a quarter of its time. The estimators also run the head, which a plain pass does not. "
+        "`own` and `last` measured all tokens of one rollout. `full` measured 4 tokens, drawn at random. The "
+        "tables have its time for one token: its whole time divided by 4. The estimators also run the head, which a "
+        "plain pass does not. "
         f"All times are medians over {works[0]['rounds']} rounds (`make bench`, "
         "[numbers](../benchmarks/results/estimators-cpu.json)).",
         "",

@@ -78,8 +78,8 @@ class Subject:
             rank]`; None if not stored.
         steps: the steps of the rollouts; None if they were not measured.
         reward_unit: for the rollouts that a training kept, the unit over which the reward computes ρ: `token`, `type`
-            or `step`. The rollouts then have a column `kept`, with the step of the training and the rewards. None
-            for the rollouts of a probe or an evaluation.
+            or `step`. The table `rollouts` then has a column `kept`, which holds the number of the training step and
+            the rewards of each rollout. None for the rollouts of a probe or an evaluation.
     """
 
     label: str

@@ -176,8 +176,8 @@ class _Measuring:
                 same = (known["name"], known["revision"]) == (checkpoint.name, checkpoint.revision)
             if not same:
                 raise InvalidInputError(
-                    f"the weights of {checkpoint.label} (step {checkpoint.step}) are not those that were measured in "
-                    f"{str(self.folder.path)!r} ({known['label']}). Start a new run in another --out."
+                    f"the run in {str(self.folder.path)!r} has already measured step {checkpoint.step}, with other "
+                    f"weights ({known['label']}) than those of {checkpoint.label}. Start a new run in another --out."
                 )
             return known
         taken = {m["folder"] for m in members["checkpoints"]}

@@ -114,7 +114,7 @@ def _only_this_config(model: Any, config: Any) -> Iterator[None]:
 def sampling_config(sampling: Sampling, ends: Sequence[int]) -> Any:
     """Return the `GenerationConfig` for these sampling options, without the checkpoint's defaults.
 
-    It asks for greedy decoding, since `OwnDraws` draws the tokens.
+    The config always says greedy decoding. If tokens are sampled, `OwnDraws` samples them, and not `generate`.
 
     Args:
         sampling: the sampling options.

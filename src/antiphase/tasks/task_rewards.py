@@ -22,11 +22,14 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 class ReadingReward:
     """A reward that reads what completions say: their thoughts with tags, and their answers.
 
-    Two kinds of tags can be missing in the texts that a trainer such as TRL's gives to rewards. A tag that is a
-    special token is lost, because the trainer decodes completions without special tokens. An opening tag that the chat
-    template wrote at the end of the prompt is not part of the completion. `CorRPOTrainer` therefore decodes the token
-    ids itself and keeps both kinds. With another trainer, this class can find only an opening tag at the end of
-    the prompt. The prompt must be a text, or a chat whose last message is the assistant's.
+    Two kinds of tags can be missing in the texts that a trainer such as TRL's gives to rewards:
+
+    1. a tag that is a special token, because the trainer decodes completions without special tokens;
+    2. an opening tag that the chat template wrote at the end of the prompt, because it is not part of the completion.
+
+    `CorRPOTrainer` decodes the token ids itself, so both kinds are there. With another trainer, tags of kind 1 stay
+    missing. This class recovers a tag of kind 2 from the end of the prompt, if the prompt is a text, or a chat whose
+    last message is the assistant's.
 
     Args:
         tags: pairs of the tag that opens a thought and the tag that closes it; see `thoughts.thought_tags`.
