@@ -246,7 +246,7 @@ def _draw(token_ids: Tensor, num_targets: int, spec: SignalSpec) -> Tensor:
 def generator_of(token_ids: Int[Tensor, "token"], seed: int) -> torch.Generator:
     """Return the random generator of one rollout. Its draws do not depend on the other rollouts of the batch.
 
-    The generator reads only 32 bits of its seed, so the token ids and the seed are hashed into 32 bits.
+    It starts from a 32-bit hash of the token ids and the user's seed, because a generator reads no more than 32 bits.
 
     Args:
         token_ids: the token ids of the rollout without padding, on the CPU.

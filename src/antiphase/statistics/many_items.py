@@ -10,7 +10,7 @@ Here the items are counted once, and every resample is computed from the counts:
   sums of the products of two series. So the result is exact.
 
 The bins multiply Spearman's ρ by about 1 − 1/BINS², which differs from 1 by 6e-5 for 128 bins. With 50,000 items, the
-intervals of the two computations differ by less than 0.002 (tests/statistics/test_many_items.py).
+intervals of the two computations differ by less than 0.0005 (tests/statistics/test_many_items.py).
 """
 
 import itertools
