@@ -291,7 +291,8 @@ def associations(
         options: only `seed` is used.
 
     Returns:
-        The correlation of each number that all points have, by its name. It is empty if there are fewer than 4 points.
+        A mapping from a name (a key of `ACROSS`) to its correlation with accuracy. Names that a point
+        lacks are left out. The mapping is empty if there are fewer than 4 points.
         If there are fewer than `MIN_CLUSTERS` clusters, the correlations have no interval.
     """
     if len(points) < 4:

@@ -17,7 +17,10 @@ from antiphase.training.step_clock import TimedTrainer
 
 
 class ReadingTrainer(TimedTrainer):
-    """TRL's `GRPOTrainer` that makes the texts that rewards read, and merges what rewards log in several rounds."""
+    """A subclass of TRL's `GRPOTrainer` that makes the texts which reward functions read.
+
+    If reward functions are called in several rounds, this trainer also merges what they logged in these rounds.
+    """
 
     _reader: CompletionReader | None = None
 
