@@ -140,7 +140,8 @@ class Progress:
 class _Bar(tqdm):  # type: ignore[type-arg]
     """A tqdm progress bar that shows the time left as `Progress.left` estimates it.
 
-    tqdm's own estimate is not used. It takes only the most recent pace, and counts skipped stages as work of this run.
+    tqdm's own estimate is not used. It would follow only the most recent pace, and count skipped stages as work of
+    this run.
     """
 
     progress: Progress | None = None

@@ -41,7 +41,9 @@ def imported(place: str) -> Any:
 
 
 class Registry(Mapping[str, Thing], Generic[Thing]):
-    """A mapping from names to things of one kind, such as all estimators. Messages list the names in its order.
+    """A mapping from names to things of one kind, such as all estimators.
+
+    Messages list the names in the order of the mapping.
 
     Args:
         kind: the word for one thing in messages, such as `estimator`.

@@ -1,7 +1,7 @@
 """Compute what the inversion score of each rollout adds to its task reward.
 
-These are pure functions of tensors. They know no trainer, so every training engine can use them. The training engine,
-such as TRL, normalises the groups itself.
+The functions of this module are pure functions of tensors and use no trainer, so every training engine can use them.
+The training engine, such as TRL, normalises the groups itself.
 """
 
 from dataclasses import dataclass

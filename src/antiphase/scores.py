@@ -27,7 +27,7 @@ def shrunk(
     """Shrink the scores of short rollouts towards 0 on Fisher's scale: tanh(atanh(ι) (n−3) / (n−3+k)).
 
     Here ι is the score, n the number of the rollout's items, and k the argument `shrink`. This is the posterior mean
-    of z = atanh ι, mapped back by tanh, if the prior of z is N(0, 1/k) and its sampling variance is 1/(n−3).
+    of z = atanh ι, mapped back by tanh, if the prior of z is N(0, 1/k) and the sampling variance of z is 1/(n−3).
 
     Our reading: the paper has no shrinkage. n is the number of measured items, although neighbouring items are not
     independent.

@@ -127,8 +127,9 @@ class SignalSpec:
             distribution unchanged.
         token_budget: the greatest number of padded tokens in one forward pass. `own` runs a longer rollout in several
             passes; the other estimators run it in one longer pass. If several rollouts share a prompt, `own` can run
-            it once. Then the tokens of the prompt count once, and (number of these rollouts) × (tokens of the prompt)
-            / (number of layers) further tokens are counted, because the keys and values of the prompt are copied.
+            this prompt only once. Then the tokens of the prompt count once, and (number of these rollouts) × (tokens
+            of the prompt) / (number of layers) further tokens are counted, because the keys and values of the prompt
+            are copied.
         seed: the seed of the random draw of `targets_per_rollout`.
         num_alternatives: how many of the most probable tokens are kept at each position; at most the size of the
             vocabulary.

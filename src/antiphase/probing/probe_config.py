@@ -17,7 +17,7 @@ DEFAULT_NUM_PROMPTS = 16
 
 @dataclass(frozen=True)
 class ProbeConfig(RunConfig):
-    """The options of a probe. It also has all the options of `RunConfig`.
+    """The options of a probe: those below, and all options of `RunConfig`.
 
     If `prompt_template` is None, a template that asks for step-by-step reasoning is put around the built-in questions.
 

@@ -58,7 +58,10 @@ def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
 
 
 def _under_names(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a narrower table. A model's name has its own line, above the lines of its estimators."""
+    """Return the lines of a table that has no column for the models.
+
+    The name of a model has its own line, above the lines of its estimators. So the table is narrower.
+    """
     head, rule, *lines = aligned(header[1:], [row[1:] for row in rows])
     named = []
     for place, (row, line) in enumerate(zip(rows, lines, strict=True)):
@@ -73,7 +76,7 @@ def _counted(num: int, noun: str) -> str:
 
 
 def _of_result(result: Mapping[str, Any]) -> list[str]:
-    """Return the notes on the result of one model and estimator, for below the table."""
+    """Return the notes on the result of one model and estimator. They are printed below the table."""
     units = by_unit(result)
     notes = (undefined_note(result), subsampling_note(result), parts_note(result, headline_of(result)))
     texts = [note for note in notes if note is not None]

@@ -145,12 +145,16 @@ class _Measuring:
         return [f"{m['label']} is left out: it is gone, and was not measured to its end." for m in lost]
 
     def _check_known(self, known: Sequence[Mapping[str, Any]]) -> None:
-        """Check that a list of checkpoints without training steps begins with the checkpoints of the folder.
+        """Check that the user's list of checkpoints begins with the checkpoints of the folder, in the same order.
 
-        Such checkpoints are numbered by their order in the list, so the order must not change.
+        This is checked only if the checkpoints have no training steps. They are then numbered by their order in the
+        list, so the order must not change.
+
+        Args:
+            known: the checkpoints of the folder, as entries of checkpoints.json.
 
         Raises:
-            InvalidInputError: the list does not begin with them.
+            InvalidInputError: the list does not begin with the checkpoints of the folder.
         """
         if not self.request.found.numbered:
             names = [(c.name, c.revision) for c in self.request.found.checkpoints]
@@ -166,7 +170,7 @@ class _Measuring:
         """Return the entry of a checkpoint in the list `members`. A new checkpoint gets a new entry there.
 
         Raises:
-            InvalidInputError: `members` has an entry for the step of this checkpoint, but with other weights.
+            InvalidInputError: `members` has an entry for the same training step, but with other weights.
         """
         weights = saved_digest(checkpoint.name) if checkpoint.revision is None else None
         known: dict[str, Any] | None = next((m for m in members["checkpoints"] if m["step"] == checkpoint.step), None)

@@ -175,7 +175,10 @@ class CheckpointSeries:
         return joined([series, *self._runs(label)], shown)
 
     def _runs(self, label: str | None) -> list[Document]:
-        """Return, for each checkpoint, the page content that shows its rollouts; empty if the runs were not kept."""
+        """Return a list with the page content that shows the rollouts of each checkpoint.
+
+        The list is empty if the runs were not kept.
+        """
         if self.folder is None:
             return []
         points = self.summary["checkpoints"]

@@ -29,7 +29,7 @@ class Source:
     Args:
         path: the folder of the run.
         label: the user's name for the run; None if there is none.
-        group: the name that this run shares with other seeds of the same training recipe; None if it has none.
+        group: the name that the runs of one training recipe with different seeds share; None if there is no such name.
     """
 
     path: Path

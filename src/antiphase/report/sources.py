@@ -63,7 +63,7 @@ def read_run(path: Path, *, label: str | None = None, group: str | None = None) 
 
 
 def _read(path: Path, label: str | None, group: str | None) -> Document:
-    """Return the page content for a run. Its kind is found from the files in the folder."""
+    """Return the page content for a run. The kind of the run is found from the files in its folder."""
     name = path.resolve().name
     if is_comparison(path):
         return _comparison(path, label or name)

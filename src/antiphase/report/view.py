@@ -81,7 +81,8 @@ class Viewer:
 class _Handler(BaseHTTPRequestHandler):
     """Answers the requests of the browser: for the page, and for the signature of the run's files as they are now.
 
-    The page compares this signature with the one that it was made from, to see whether the files have changed.
+    The page stores the signature that the files had when the page was made. It compares the two signatures, to see
+    whether the files have changed.
     """
 
     server: "Server"

@@ -31,8 +31,9 @@ class OwnDraws(LogitsProcessor):  # type: ignore[misc]
 
     A token is drawn in two stages, both by the Gumbel-max trick. The vocabulary is divided into blocks of 256 tokens.
     The first stage draws the block whose log-probability plus Gumbel noise is the greatest. The second stage draws a
-    token of this block in the same way. The result is an exact draw from the distribution. It needs far fewer random
-    numbers than one for each token. Rounding of the logits changes it only if two sums are almost equal.
+    token of this block in the same way. The result is an exact draw from the distribution. Rounding of the logits
+    changes the drawn token only if two sums are almost equal. The two stages need far fewer random numbers than a
+    method that uses one number for each token of the vocabulary.
 
     Args:
         seeds: the seed of each row; see `rollout_seeds`.

@@ -32,7 +32,7 @@ class Generator(ABC):
 
     Attributes:
         name: the name of the engine, such as `transformers`.
-        versions: the versions of the packages that sample the tokens, by package.
+        versions: a mapping from the name of each package that samples the tokens to its version.
         facts: further facts that a run stores about the engine, as values that JSON can hold.
     """
 

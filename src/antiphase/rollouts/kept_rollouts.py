@@ -50,7 +50,10 @@ class KeptRollouts:
         self.path = path
 
     def read(self) -> dict[str, KeptRollout]:
-        """Return the rollouts in the file, by their keys from `rollout_key`; empty if there is no file."""
+        """Return a mapping from each key (see `rollout_key`) to the rollout that the file holds for it.
+
+        The mapping is empty if there is no file.
+        """
         if self.path is None or not self.path.is_file():
             return {}
         found = {}
@@ -109,9 +112,9 @@ def kept_counts(paths: Iterable[Path]) -> dict[str, int]:
         paths: the files of some batches.
 
     Returns:
-        the numbers of rollouts that were tokenised again (`num_retokenised`), whose token ids do not decode to the
-        server's text (`num_other_text`), and that have another number of tokens than the server counted
-        (`num_other_length`). The dictionary is empty if no rollout is kept.
+        A mapping with three numbers of rollouts. `num_retokenised` counts the rollouts that were tokenised again.
+        `num_other_text` counts those whose token ids do not decode to the server's text. `num_other_length` counts
+        those with another number of tokens than the server counted. The mapping is empty if no rollout is kept.
     """
     kept = [rollout for path in paths for rollout in KeptRollouts(path).read().values()]
     if not kept:

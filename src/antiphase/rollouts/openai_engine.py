@@ -1,8 +1,8 @@
 """The engine `openai`: asks a server with OpenAI's API, such as vLLM, SGLang or llama.cpp, for the completions.
 
-Each rollout is one request with the rollout's own seed. No server promises the same tokens when other requests run
-beside it. The module `server_check` checks the server first; `server_protocol` says what is sent. docs/servers.md is
-the guide.
+Each rollout is one request with the rollout's own seed. No server promises the same tokens when it answers other
+requests at the same time. The module `server_check` checks the server first; `server_protocol` says what is sent.
+docs/servers.md is the guide.
 """
 
 import asyncio

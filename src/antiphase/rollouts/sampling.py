@@ -114,7 +114,8 @@ def _only_this_config(model: Any, config: Any) -> Iterator[None]:
 def sampling_config(sampling: Sampling, ends: Sequence[int]) -> Any:
     """Return the `GenerationConfig` for these sampling options, without the checkpoint's defaults.
 
-    The config always says greedy decoding. If tokens are sampled, `OwnDraws` samples them, and not `generate`.
+    The config always asks for greedy decoding. If tokens are sampled, `OwnDraws` draws them, and greedy decoding then
+    takes the drawn tokens.
 
     Args:
         sampling: the sampling options.

@@ -41,8 +41,8 @@ class Sampling:
 def rollout_seeds(seed: int, prompt_ids: Sequence[Sequence[int]]) -> list[int]:
     """Return the seed of each rollout, a number below 2⁶³.
 
-    It is a hash of the seed of the run, the token ids of the prompt, and how often the same prompt comes earlier in
-    the list.
+    The seed of a rollout is a hash of three things: the seed of the run, the token ids of the prompt, and how often
+    the same prompt comes earlier in the list.
 
     Args:
         seed: the seed of the run.

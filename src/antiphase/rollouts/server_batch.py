@@ -39,7 +39,7 @@ async def run_rows(
 
     A row is the index of a rollout in the batch. When a row fails for good, no further row begins and no failed
     request is repeated. The rows under way may still finish, since their tokens are being paid for. Rows that are not
-    finished `grace` seconds later are cancelled.
+    finished `grace` seconds after the failure are cancelled.
 
     Args:
         rows: the indices of the rollouts to generate.

@@ -97,11 +97,12 @@ async def check_server(options: ServerOptions, tokenizer: Any, ends: Sequence[in
 
 
 async def _listed(client: Client, options: ServerOptions) -> dict[str, str | None]:
-    """Return the owner of each model that the server lists, by the model's name; empty if the server has no list.
+    """Return a mapping from the name of each model that the server lists to the model's owner.
 
-    A server has no list if it answers with the status 404, 405 or 501. The status 500 counts too: `transformers serve`
-    gives it on a machine without a cache of the hub. Any other failure is an error. Otherwise a busy vLLM would be
-    taken for an unknown server, and asked with fewer options.
+    The mapping is empty if the server has no list of models. A server has no list if it answers with the status 404,
+    405 or 501. The status 500 has the same meaning here, because `transformers serve` answers with it on a machine
+    without a cache of the hub. Any other failure is an error. Otherwise a busy vLLM would be taken for an unknown
+    server, and asked with fewer options.
 
     Raises:
         RefusedError: the server refuses the request with another status.
@@ -228,7 +229,7 @@ async def _check_tokenizer(
 
 
 async def _tokenised(client: Client, options: ServerOptions) -> list[int] | None:
-    """Return the token ids into which the server tokenises the trial text; None if it cannot be asked for them."""
+    """Return the token ids into which the server tokenises the trial text; None if the server does not tell."""
 
     def read(payload: Any) -> list[int]:
         tokens = payload.get("tokens") if isinstance(payload, Mapping) else None

@@ -210,7 +210,7 @@ def words(text: str) -> str:
 
 
 def named_pause(header: str | None, longest: float) -> float | None:
-    """Return the seconds to wait from the header Retry-After, at most `longest`; None if the header is not valid.
+    """Return how many seconds the header Retry-After asks to wait, at most `longest`; None if it is not valid.
 
     >>> named_pause("7", 300.0), named_pause("soon", 300.0), named_pause("9000", 300.0)
     (7.0, None, 300.0)

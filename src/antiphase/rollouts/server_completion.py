@@ -1,9 +1,9 @@
 """Makes a rollout from a server's answer: the token ids of its completion, and how the completion ended.
 
 If the server returns token ids, they are used. If it returns only a text, the text is tokenised again here. Then two
-things are noted in the rollout: whether the ids decode to the same text, and whether they are as many as the server
-counted. A server's text does not contain the end token. So if the server says that the completion has ended, the end
-token is added: the one that the server names, else the tokenizer's end token.
+things are noted in the rollout: whether the ids decode to the same text, and whether the server counted the same
+number of tokens. A server's text does not contain the end token. So if the server says that the completion has ended,
+the end token is added: the one that the server names, else the tokenizer's end token.
 """
 
 from collections.abc import Sequence

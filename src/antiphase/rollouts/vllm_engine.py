@@ -1,7 +1,7 @@
 """The engine `vllm`: generates completions with vLLM, which loads its own copy of the weights.
 
-vLLM draws each rollout from the rollout's own seed (see `rollout_seeds`), with its own random numbers. It does not
-promise the same tokens in another version, on another GPU or in another batch.
+vLLM draws the tokens of each rollout with vLLM's random generator, which starts from the rollout's own seed (see
+`rollout_seeds`). vLLM does not promise the same tokens in another version, on another GPU or in another batch.
 
 This module has never run with a real vLLM. The names of arguments follow the documentation of `LLM` in vLLM 0.16
 (https://docs.vllm.ai/en/v0.16.0/api/vllm/entrypoints/llm/) and the source of `SamplingParams`. According to the source

@@ -60,7 +60,8 @@ def planned(specs: Sequence[SignalSpec], numbers: Mapping[str, int]) -> tuple[Si
 
     Args:
         specs: one spec for each estimator of a run.
-        numbers: the planned numbers, by the name of the estimator. The specs of other estimators stay as they are.
+        numbers: a mapping from the name of an estimator to its planned number. The specs of other estimators stay as
+            they are.
     """
     return tuple(
         dataclasses.replace(spec, targets_per_rollout=numbers[spec.estimator]) if spec.estimator in numbers else spec

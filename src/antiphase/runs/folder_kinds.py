@@ -96,8 +96,8 @@ def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[
 def _differences(key: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
     """Return the differences between two values of an option, each as (name, value before, value now).
 
-    Usually there is one, and the name is `key`. If both values are lists of equally many mappings, there is one for
-    each key of these mappings that differs, with the name `key.KEY`.
+    Usually there is one difference, and its name is `key`. If both values are lists of equally many mappings, the
+    mappings are compared in pairs. Then each key KEY with different values is one difference, with the name `key.KEY`.
     """
     lists = isinstance(before, list) and isinstance(now, list) and len(before) == len(now)
     if not lists or not all(isinstance(one, dict) for one in (*before, *now)):

@@ -244,6 +244,6 @@ def _named(file: int) -> str:
 def _in_use(what: str, process: str) -> InUseError:
     """Return the error that says that a lock is held.
 
-    `what` is the beginning of its message, and `process` names the process that holds the lock.
+    `what` is the beginning of the error's message, and `process` names the process that holds the lock.
     """
     return InUseError(f"{what} by {process}. Wait until this process has ended, or choose another --out.")

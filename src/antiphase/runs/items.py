@@ -58,7 +58,7 @@ class Batch:
 
     @property
     def label(self) -> str:
-        """A few words that the progress bar shows while the batch is generated; empty by default."""
+        """A few words that the progress bar shows while the batch is generated. By default there are none."""
         return ""
 
 

@@ -23,7 +23,7 @@ class Launch:
         size: the number of processes on all machines.
         local_rank: the number of this process among those of its machine, from 0.
         local_size: the number of processes of this machine.
-        address: the host and the port at which process 0 or its launcher can be reached; empty for one process.
+        address: the host and the port at which process 0 or its launcher can be reached; None for a single process.
         attempt: how often the launcher has started the processes again after a failure.
     """
 

@@ -54,7 +54,7 @@ class Measured:
     alternatives: pa.Table | None
 
     def tables(self) -> dict[Kind, pa.Table]:
-        """Return the rows as Arrow tables, by the name of the table."""
+        """Return a mapping from the name of each table to its rows, as an Arrow table."""
         found: dict[Kind, pa.Table] = {
             "tokens": pa.Table.from_pandas(self.tokens, preserve_index=False),
             "steps": self.steps,
@@ -215,7 +215,7 @@ ROLLOUT_SCHEMA = pa.schema(
 
 
 def item_columns(model: str, estimator: str, item: Item) -> dict[str, Any]:
-    """Return the values of a rollout that are known before it is measured, by the column of rollouts.parquet."""
+    """Return a mapping from columns of rollouts.parquet to the values that are known before a rollout is measured."""
     return {
         "model": model,
         "estimator": estimator,
@@ -246,7 +246,7 @@ def _rollout_rows(
         items: the rollouts.
         batch: their token ids.
         signals: the signals of the tokens that are correlated.
-        parts: the signals of the tokens of the thought alone, and of those of the answer alone.
+        parts: a mapping from each part of a rollout (thought, answer) to the signals of its tokens alone.
         units: the options that say what is correlated: tokens, types or steps, and of which part of a rollout.
     """
     min_tokens = units.min_tokens

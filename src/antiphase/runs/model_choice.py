@@ -39,8 +39,8 @@ def check_model_choice(models: Sequence[str], adapter: str | None, engine: str) 
 
 
 def weights_digests(models: Sequence[str], adapter: str | None) -> dict[str, str | None]:
-    """Return a checksum of the weights of each model and of the adapter, by name.
+    """Return a mapping from the name of each model, and of the adapter, to a checksum of its weights.
 
-    The checksum is None if the weights are not in a local directory.
+    A checksum is None if the weights are not in a local directory.
     """
     return {name: saved_digest(name) for name in (*models, *([] if adapter is None else [adapter]))}

@@ -57,7 +57,7 @@ class ModelWork(ABC):
 
     @abstractmethod
     def tables(self, batch: Any, loaded: LoadedModel, bar: Progress) -> dict[Kind, pa.Table]:
-        """Measure a batch of completed rollouts, and return its rows of each table, by the name of the table."""
+        """Measure a batch of completed rollouts. Return a mapping from the name of each table to the batch's rows."""
 
     def shared(self, batches: Sequence[Batch], loaded: LoadedModel, folder: RunFolder) -> Sequence[Batch]:
         """Return the batches that the second or a later model of the run works on.
@@ -124,7 +124,7 @@ class ModelWork(ABC):
     ) -> None:
         """Generate, measure and write batches of one model until none is left.
 
-        `place` is the place, in the list of missing batches, of the batch that this process has taken as its first.
+        `place` is an index in the list of missing batches. This process has taken the batch at this index first.
         """
         missing, team = self.missing[index], self.team
         first = batches[missing[0]]

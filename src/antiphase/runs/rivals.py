@@ -29,12 +29,12 @@ class Rival:
     """A number of a rollout that is compared with ι (ι = −ρ, the inversion), such as its length.
 
     Args:
-        column: the column of rollouts.parquet that holds the number. It is empty for ι, since the column of ι depends
-            on the unit.
+        column: the column of rollouts.parquet that holds the number. For ι the text is empty, since the column of ι
+            depends on the unit.
         sign: 1 or −1. The column is multiplied by it, so that a higher product should mean that the rollout is more
             likely right.
         what: the definition of the number in one line.
-        source: the paper that the number is from; empty for a number that needs no source.
+        source: the paper that the number is from; an empty text if the number needs no source.
     """
 
     column: str

@@ -79,7 +79,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
 
         Args:
             frames: the tables of the run.
-            models: the facts about each model, by name; see `model_facts`.
+            models: a mapping from the name of each model to the facts about it; see `model_facts`.
             bar: the progress bar.
         """
 
@@ -221,7 +221,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
     def _prompts(self, batches: Sequence[Sequence[Batch]]) -> dict[str, Any]:
         """Return the digest of each model's prompts, in the form that `RunFolder.keep_prompts` takes.
 
-        If a chat template asks for the current time, the result also has the time that the run tells it.
+        If a chat template asks for the current time, the result also has the time that the template gets from the run.
 
         Raises:
             InvalidInputError: no model's template reads an option of `chat_template_kwargs`.

@@ -86,7 +86,8 @@ class RunConfig:
         system_prompt: the system message of the chat. Without a chat template, it stands before the prompt.
         prompt_template: a text with `{prompt}` in it, which is put around every plain-text prompt.
         chat_template_kwargs: variables for the model's chat template, such as `{"enable_thinking": False}`.
-        fold_system: whether the system message is moved to the first user message, for templates that refuse it.
+        fold_system: whether the text of the system message is moved into the first user message. Some templates need
+            this, because they refuse a system message.
         end_tokens: texts of tokens that end a completion, in addition to the model's own end tokens.
         think_tags: pairs of tags between which the models think, in addition to the known tags. Each text is a pair,
             as in `<plan> </plan>`.
@@ -94,8 +95,9 @@ class RunConfig:
             `auto`, which means transformers.
         vllm_memory: the share of the GPU's memory that vLLM takes; the rest is for the model that is measured.
         base_url: the address of the server that the engine `openai` asks, such as `http://localhost:8000/v1`.
-        served_model: the name of the model on the server; None means that it is the same name as here.
-        concurrency: the greatest number of requests to the server at the same time. Several processes share it.
+        served_model: the name of the model on the server; None means the name that the model has in `models`.
+        concurrency: the greatest number of requests to the server at the same time, from all processes of the run
+            together.
         request_timeout: the seconds that one request to the server may take.
         deadline: the seconds that the server may take for a batch, with all repetitions; None sets no limit.
         api_key_env: the name of the environment variable that contains the server's key. The key is not stored.
@@ -262,7 +264,7 @@ def config_from(
 
     Args:
         models: one model or several.
-        options: the fields of the config, by name.
+        options: a mapping from the name of a field of the config to its value.
         kind: the class of the config, such as `ProbeConfig`.
 
     Raises:

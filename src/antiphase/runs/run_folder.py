@@ -108,7 +108,7 @@ class RunFolder:
         return {"format": self.KIND.format, "format_version": self.KIND.version, "config": dict(config), **kept}
 
     def kept_prompts(self) -> dict[str, Any]:
-        """Return the facts about the prompts that `keep_prompts` wrote; empty if it was not called yet."""
+        """Return the facts about the prompts that `keep_prompts` wrote; an empty mapping if it was not called yet."""
         if not (self.path / "config.json").is_file():
             return {}
         return dict(self.read_json("config.json").get("prompts", {}))
@@ -197,7 +197,7 @@ class RunFolder:
     def merge_parts(self) -> None:
         """Join the files of all batches (the parts) into whole tables, and write them.
 
-        If a model lacks a column, its values in this column are null.
+        If a model lacks a column that another model has, the rows of the first model have null in this column.
         """
         for kind in KINDS:
             parts = whole_parts(self.path, kind)
@@ -272,9 +272,9 @@ class RunFolder:
         self.write_json(f"parts/model-{model:03d}/model.json", facts)
 
     def planned_targets(self, model: int) -> dict[str, int]:
-        """Return, by estimator, the planned number of tokens that are measured of each rollout of a model.
+        """Return a mapping from estimators to how many tokens of each rollout of a model they measure, as planned.
 
-        A number is planned for the estimators that a user gave as NAME:auto. The mapping is empty if there are none.
+        The mapping contains only the estimators that a user gave as NAME:auto. It is empty if there are none.
         """
         there = (model_folder(self.path, model) / "model.json").is_file()
         return dict(self.read_model(model).get(PLANNED, {})) if there else {}

@@ -60,7 +60,7 @@ class Outputs:
         """Raise an error if the run can neither begin nor continue in the folder; see `check_out`.
 
         If a launcher started several processes, nothing is checked here. Process 0 checks the folder when the run
-        begins. The others do not, since process 0 may have made the folder before they look.
+        begins. The other processes never check it, since process 0 may have made the folder before they look.
 
         Raises:
             InvalidInputError: `check_out` refuses the folder, or another process is writing to it.
@@ -88,11 +88,13 @@ class RunRequest(ABC):
 
 
 def stored_draws(config: RunConfig, *, samples: bool = True) -> dict[str, int]:
-    """Return the entry of config.json that says how the seeds of rollouts are made; empty if nothing is sampled.
+    """Return the entry of config.json that says how the seeds of rollouts are made.
+
+    The result is an empty mapping if no completions are sampled.
 
     Args:
         config: the options of the run.
-        samples: whether the run asks for completions other than greedy ones.
+        samples: whether the run asks for sampled completions, and not only for greedy ones.
     """
     return {"draws": DRAWS} if samples and config.rollouts is None and config.temperature > 0 else {}
 

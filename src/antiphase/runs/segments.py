@@ -115,9 +115,10 @@ def segment_statistics(
         resampling: `num_resamples` and `seed` of the bootstrap.
 
     Returns:
-        `thought` and `answer`, each with `num_tokens` (the number of its measured tokens), `num_rollouts` (the number
-        of rollouts that have this segment), and `units` (what `unit_statistics` returns for these rollouts). The
-        result is empty if no rollout has a thought, or if some tokens were measured before antiphase knew segments.
+        A mapping with the entries `thought` and `answer`. Each entry has `num_tokens` (the number of measured tokens
+        in this segment), `num_rollouts` (the number of rollouts that have this segment), and `units` (what
+        `unit_statistics` returns for these rollouts). The mapping is empty if no rollout has a thought, or if some
+        tokens were measured before antiphase knew segments.
     """
     if "segment" not in tokens or bool(tokens.segment.isna().any()) or not bool((tokens.segment == PARTS[0]).any()):
         return {}

@@ -53,8 +53,8 @@ def check_server_choice(config: Any) -> None:
 def server_options(config: Any, name: str) -> ServerOptions:
     """Return the options of the server for one model of the run.
 
-    If a launcher started several processes, they share the allowed number of requests at the same time. Each of them
-    gets an equal part of this number, at least 1.
+    `config.concurrency` is the number of requests that are allowed at the same time. If a launcher started several
+    processes, each of them gets an equal part of this number, at least 1.
 
     Args:
         config: the options of the run, a `RunConfig` with a `base_url`.

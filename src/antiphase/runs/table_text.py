@@ -129,7 +129,7 @@ def ends_note(result: Mapping[str, Any]) -> str | None:
 
 
 def server_note(result: Mapping[str, Any]) -> str | None:
-    """Return a note that says how many rollouts a server returned as text instead of token ids; None if none."""
+    """Return a note on how many rollouts a server returned as text, not as token ids; None if there are none."""
     count = result.get("num_retokenised")
     if not count:
         return None
@@ -145,7 +145,8 @@ def subsampling_note(result: Mapping[str, Any]) -> str | None:
     """Return a note on the error of ρ that arises because only some tokens, drawn at random, were measured.
 
     ρ is the correlation of entropy and strength, and the note gives its standard error. The note is None if all tokens
-    were measured, or if the error is unknown. If the first unit is `step`, it is the error of the ρ over tokens.
+    were measured, or if the error is unknown. If the unit that is shown first is `step`, the note gives the error of
+    the ρ over tokens.
     """
     units, targets = by_unit(result), result.get("targets_per_rollout")
     unit = "token" if result.get("headline") == "step" else result.get("headline", "token")

@@ -65,10 +65,10 @@ def plan(
 
 
 def plans(loaded: LoadedModel, items: Sequence[Item], num_rollouts: int, config: RunConfig) -> dict[str, int]:
-    """Return, for the estimators that a user gave as NAME:auto, how many tokens of each rollout they will measure.
+    """Return a mapping from each estimator that a user gave as NAME:auto to its number of tokens per rollout.
 
-    The key is the name of the estimator. The number is the greatest that fits into the time limit; `plan` explains the
-    arguments.
+    This is the greatest number of tokens of each rollout that the estimator can measure within the time limit. `plan`
+    explains the arguments.
     """
     seconds = DEFAULT_SECONDS if config.auto_seconds is None else config.auto_seconds
     return {

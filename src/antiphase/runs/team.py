@@ -1,9 +1,9 @@
 """Let several processes share the batches of one run, through the key-value store of their launcher.
 
-A launcher such as torchrun starts the same command in several processes (see `launch`). They need no process group of
-torch. They use only its key-value store (`TCPStore`), in which they take batches by a counter, publish facts that the
-others need, and show that they are still alive. All batches are written to the run folder, so the folder must be on a
-file system that all processes see.
+A launcher such as torchrun starts the same command in several processes (see `launch`). The processes need no process
+group of torch. They use only torch's key-value store (`TCPStore`). There they take batches by a counter, publish facts
+that other processes need, and show that they are still alive. All batches are written to the run folder, so the folder
+must be on a file system that all processes see.
 
 A run that one process does alone uses `Alone`, which has the same methods and no store.
 """
@@ -117,7 +117,10 @@ class Team(Alone):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        """Tell the others how this process ended. Process 0 waits a moment for them, since it may hold the store."""
+        """Tell the other processes how this process ended.
+
+        Process 0 may hold the store that the others use, so it waits a moment for them.
+        """
         with contextlib.suppress(LostProcessError):
             # A process that ends because another one failed has nothing to add.
             told = isinstance(error, LostProcessError) and self._has("fact/failed")
@@ -187,7 +190,7 @@ class Team(Alone):
         return asked(ask, self.launch)
 
     def _beat(self) -> None:
-        """Show until the end of the run that this process is alive, and check whether the other processes are."""
+        """Show until the end of the run that this process is alive, and check that the other processes are alive."""
         while not self._ended.wait(_SECONDS_BETWEEN_PULSES):
             try:
                 self._pulse()
@@ -289,7 +292,8 @@ def connected(launched: Launch) -> Any:
     """Connect to the key-value store of the launcher. If the launcher has none, process 0 holds the store.
 
     `torch.distributed.rendezvous` is not used. It waits until all processes have come, and a process that never comes
-    would stop the others. The other processes make many short tries, since Ctrl-C has no effect within one try.
+    would stop the others. A process that does not hold the store makes many short tries to connect, since Ctrl-C has
+    no effect within one try.
 
     Raises:
         LostProcessError: the store cannot be reached.

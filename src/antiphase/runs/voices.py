@@ -16,10 +16,11 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 def spoken(error: AntiphaseError, launched: Launch) -> str | None:
     """Return the text of an error as this process should print it; None if another process prints it.
 
-    If all processes of a machine end with the same error, the first of them prints it. If only some of them do, the
-    first of these prints it, together with their numbers. An error that process 0 finds before it begins the run
-    counts as an error of all processes, since the others wait for process 0. A process prints nothing if it ends only
-    because another process failed, and that other process prints its own error on the same machine.
+    If all processes of a machine end with the same error, the first of them prints it. If only some processes end with
+    this error, the first of these prints it, together with the numbers of these processes. An error that process 0
+    finds before it begins the run counts as an error of all processes, since the others wait for process 0. A process
+    prints nothing if it ends only because another process failed, and that other process prints its own error on the
+    same machine.
 
     Args:
         error: the error with which this process ends.
@@ -98,7 +99,7 @@ def stop_once(launched: Launch) -> None:
 def tells_of_stop(launched: Launch) -> bool:
     """Return whether this process prints that the run was stopped.
 
-    Only process 0 prints this, and not if another process prints the error that stopped the run.
+    Only process 0 prints this. It prints nothing if another process prints the error that stopped the run.
     """
     if not launched.several:
         return True

@@ -129,7 +129,7 @@ def _best_places(values: Tensor, number: int) -> Tensor:
 def _lowest_ids(log_p: Tensor, values: Tensor, token_ids: Tensor) -> Tensor:
     """Return the ids of the most probable tokens, and choose the lowest ids among equally probable tokens.
 
-    `topk` gives `token_ids`. If several tokens are as probable as the last one of them, it chooses any of these.
+    `topk` has returned `token_ids`. If other tokens are as probable as the last of these, `topk` chooses any of them.
 
     Args:
         log_p: the logits or log-probabilities of all tokens, `[row, vocab]`.

@@ -92,7 +92,7 @@ def _scores(call: AttentionCall, query: Tensor, key: Tensor) -> tuple[Tensor, Te
     """Return the attention scores `[batch, group, share, row, key]` without mask, and the softcap's slope.
 
     Args:
-        call: gives the scale and the softcap.
+        call: the attention call. Only its scale and its softcap are used.
         query: the queries, `[batch, group, share, row, dim]`.
         key: the keys, `[batch, group, key, dim]`.
     """
@@ -179,9 +179,11 @@ class _Block:
 def _blocks(call: AttentionCall) -> Iterator[_Block]:
     """Divide the queries of an attention call into blocks, which together cover all positions and all heads.
 
-    If there are many keys, a block has fewer groups of heads, rather than fewer than `_LEAST_ROWS` query positions.
+    With fewer than `_LEAST_ROWS` query positions, a block would be slow. So if there are many keys, a block has fewer
+    groups of heads instead.
 
-    The blocks are Python numbers. If they were on the device, the CPU would wait for the device at every block.
+    The bounds of a block are Python numbers. If they were on the device, the CPU would wait for the device at every
+    block.
     """
     batch, heads, length, _ = call.query.shape
     groups, num_keys = call.key.shape[1:3]

@@ -2,7 +2,7 @@
 
 For a query position i of one head, with the attention weights α_it over the positions t that it sees,
 
-    H_i = −Σ_t α_it ln α_it   (in nats; 0 if all weight is on one position, ln i if it is even over i positions).
+    H_i = −Σ_t α_it ln α_it   (in nats; 0 if all weight is on one position, ln i if i positions have equal weights).
 
 Our reading: we know only the abstract of the paper. It does not say over what the entropy is averaged. Here, the
 attention entropy of a token is the mean over all query heads and all measured layers, at the position that predicts

@@ -31,7 +31,7 @@ class Capture:
     Args:
         inputs: the input of each observed projection module.
         outputs: the output of each observed projection module.
-        before_norm: the final hidden states before the model's last normalisation layer; None if it has none.
+        before_norm: the final hidden states before the model's last normalisation layer; None if there is none.
         norms: the input and output of each normalisation layer outside the decoder's layers. `find_last_norm` empties
             the list.
         called: the observed projection modules that were called.

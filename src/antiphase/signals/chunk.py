@@ -146,8 +146,8 @@ class ChunkSignals:
     Args:
         head: the entropy and the other signals of every target that are computed from its logits.
         strength: the gradient strength of each *measured* target, in order.
-        joint: the joint strength of each step: the norm of the gradient of the sum of its targets, divided by a power
-            of their number. None if the chunk has no steps.
+        joint: the joint strength of each step: the norm of the gradient of the sum of its n targets, divided by n^0.9.
+            None if the chunk has no steps.
         attention_entropy: the entropy of the attention weights of every target, as the mean over heads and measured
             layers; None if the estimator does not compute attention weights.
         effective_rank: the effective rank of each step's summed gradient; None if it is not computed.
@@ -226,8 +226,8 @@ def rows_of(batch: TokenBatch, spec: SignalSpec, steps: Int[Tensor, "batch token
 def _draw(token_ids: Tensor, num_targets: int, spec: SignalSpec) -> Tensor:
     """Return a mask `[target]` that is True at the targets (generated tokens) whose strength is measured.
 
-    `spec.targets_per_rollout` targets are drawn at random, without replacement. If it is None, or the rollout has no
-    more targets than that, all targets are measured.
+    `spec.targets_per_rollout` targets are drawn at random, without replacement. If this number is None, or is not
+    smaller than the number of targets, all targets are measured.
 
     Args:
         token_ids: the token ids of the rollout without padding. Together with `spec.seed` they make the seed of the
@@ -246,7 +246,8 @@ def _draw(token_ids: Tensor, num_targets: int, spec: SignalSpec) -> Tensor:
 def generator_of(token_ids: Int[Tensor, "token"], seed: int) -> torch.Generator:
     """Return the random generator of one rollout. Its draws do not depend on the other rollouts of the batch.
 
-    It starts from a 32-bit hash of the token ids and the user's seed, because a generator reads no more than 32 bits.
+    The generator's seed is a 32-bit hash of the token ids and the user's seed. More bits would have no effect, because
+    a generator reads only 32 bits of its seed.
 
     Args:
         token_ids: the token ids of the rollout without padding, on the CPU.

@@ -4,7 +4,8 @@ The model's own output head, with its bias, softcap and logit scale, is applied 
 of the vocabulary at a time (`vocabulary_tiles`). All signals are computed from sums over the tiles (`logit_sums`), so
 there is never a tensor `[token, vocab]`. A head that cannot be cut into tiles is applied to a few positions at a time,
 over the whole vocabulary. The same pass gives ∂target_i/∂h_i, the gradient of each token's target at the final hidden
-state. It is called the seed, because the estimators of gradient strength propagate it back through the network.
+state. This gradient is called the seed, because the estimators of gradient strength propagate it back through the
+network.
 """
 
 import dataclasses
@@ -120,8 +121,8 @@ def logit_statistics(
 def self_certainty(logits: Float[Tensor, "target vocab"], temperature: float = 1.0) -> Float[Tensor, "target"]:
     """Return the self-certainty of each distribution: its distance from the uniform distribution U, in nats.
 
-    KL(U‖p) = ln Σ_v exp z_v − z̄ − ln V,  where z = logits / temperature, z̄ is their mean, and V is their number. It
-    is infinite if a logit is −inf. The source is Intuitor, arXiv 2505.19590.
+    KL(U‖p) = ln Σ_v exp z_v − z̄ − ln V,  where z = logits / temperature, z̄ is their mean, and V is their number. The
+    self-certainty is infinite if a logit is −inf. The source is Intuitor, arXiv 2505.19590.
 
     >>> round(self_certainty(torch.tensor([[0.0, 0.0], [2.0, 0.0]])).tolist()[1], 6)
     0.433781
@@ -179,8 +180,8 @@ def magnitudes_of(
 ) -> Magnitudes:
     """Return the raw logit of each generated token, and the norms of two vectors.
 
-    The two vectors are the final hidden state, and the token's row in the output embedding. Their product is the
-    logit.
+    The two vectors are the final hidden state, and the token's row in the output embedding. Their dot product is
+    the logit.
 
     Args:
         model: the model.

@@ -262,8 +262,8 @@ def _alike(deltas: Mapping[int, Tensor], factors: Mapping[int, Tensor]) -> Itera
     In a group, the tensors of all layers have the same shapes and are on the same device.
 
     Args:
-        deltas: the gradients Δ of one projection, by the index of the layer.
-        factors: the factors L of this projection's inputs, by the index of the layer.
+        deltas: a mapping from the index of each layer to the gradients Δ of one projection in this layer.
+        factors: a mapping from the index of each layer to the factor L of this projection's inputs.
     """
     alike: dict[tuple[object, ...], list[int]] = {}
     for layer, delta in deltas.items():

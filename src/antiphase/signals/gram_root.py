@@ -1,8 +1,8 @@
 """Compute the trace of √G of positive semi-definite matrices G from matrix products alone, for fast GPUs.
 
-If G = M Mᵀ, this trace is the nuclear norm of M. `norms` uses it on GPUs that multiply float64 matrices fast. There an
-eigenvalue solver mostly waits: on an H200 it takes 9.7 ms for one float64 matrix of 1024 rows. The polynomial
-iteration below consists of matrix products, which such a GPU computes at full rate.
+If G = M Mᵀ, this trace is the nuclear norm of M. The module `norms` uses this trace on GPUs that multiply float64
+matrices fast. There an eigenvalue solver mostly waits: on an H200 it takes 9.7 ms for one float64 matrix of 1024 rows.
+The polynomial iteration below consists of matrix products, which such a GPU computes at full rate.
 
 The iteration starts with X₀ = M / ‖M‖_F. Each step applies an odd polynomial x ← a x + b x³ + c x⁵ to the singular
 values of X. The singular values tend to 1, so X tends to the polar factor of M, and ⟨M, X⟩ tends to the nuclear norm
@@ -13,9 +13,9 @@ R_k = X_k X_kᵀ.
 
 Error: a singular value σ ≥ 1e-6 ‖M‖_F is added with a relative error of 1e-5. In place of a smaller σ, a number
 between 0 and σ is added. So the error of a nuclear norm is less than n · 1e-6 · ‖M‖_F for n rows. On gradients of
-SmolLM2-135M the relative error was at most 1.3e-6, with the error of the factors in `norms`. A limit below 1e-6 would
-lose digits: rounding leaves R with eigenvalues near −1e-16, and they grow by the factor 1.6e13, which is the square of
-the factor by which a small σ grows.
+SmolLM2-135M the relative error was at most 1.3e-6, including the error of the factors in `norms`. A limit below 1e-6
+would lose digits: rounding leaves R with eigenvalues near −1e-16, and they grow by the factor 1.6e13, which is the
+square of the factor by which a small σ grows.
 """
 
 import math

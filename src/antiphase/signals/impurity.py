@@ -1,8 +1,8 @@
 """Compute the Gini impurity 1 − Σ_v p_v² of probabilities p without loss of digits.
 
 If one token is almost sure, Σ_v p_v² is almost 1, and in float32 the difference from 1 has no digits left. So the
-impurity is computed from sums that leave out the most probable token. `signals.logit_sums` gives these sums. The p
-need not sum to 1, so the result is divided by the square of their sum.
+impurity is computed from sums that leave out the most probable token. `signals.logit_sums` computes these sums. The
+probabilities need not sum to 1, so the result is divided by the square of their sum.
 """
 
 from jaxtyping import Float

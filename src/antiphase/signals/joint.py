@@ -7,9 +7,9 @@ say either how the length of the step is treated. The nuclear norm of a sum of n
 gradients have nothing in common, and also if they are equal. It grows more slowly if they partly cancel. On rollouts
 of SmolLM2-135M, cut into windows of 2 to 64 tokens, it grows like n^0.93 (`own`) and n^0.87 (`full`), with nearly the
 same exponent at all lengths (`benchmarks/steps.py`). If the norm is divided by n, as in the gradient of the mean
-logit, long sentences look weak. If it is divided by √n, they look strong, and the strength mostly measures the length.
-An exponent between the two measured ones leaves the smallest effect of the length. The remaining effect is controlled
-for: every correlation of steps is also given with the length of the steps held fixed.
+logit, long sentences look weak. If the norm is divided by √n, long sentences look strong, and the strength mostly
+measures the length. An exponent between the two measured ones leaves the smallest effect of the length. The remaining
+effect is controlled for: every correlation of steps is also given with the length of the steps held fixed.
 """
 
 import itertools

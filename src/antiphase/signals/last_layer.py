@@ -163,9 +163,10 @@ class _KeyValue:
     spec: SignalSpec
 
     def norms(self, chunk: Chunk) -> dict[ProjectionName, Float[Tensor, "measured"]]:
-        """Return, under the names `K` and `V`, the norm of every measured target's gradient at this projection.
+        """Return a mapping from `K` and from `V` to the norms of the measured targets' gradients at this projection.
 
-        If one weight computes keys and values, there is only `K`. Its gradient is the sum of both terms.
+        If one weight computes keys and values, the mapping has only `K`. The gradient at this weight is the sum of the
+        terms of keys and of values.
         """
         measured = torch.nonzero(chunk.measured).flatten()
         rows, positions = chunk.rows[measured], chunk.columns[measured] - 1
