@@ -1,8 +1,8 @@
 """Compute entropy, log-probability and similar signals of tokens from a few sums over their logits.
 
-The sums can be computed from one tile of logits (some tokens, a part of the vocabulary) after another, and are then
-merged. So the logits of the whole vocabulary are never needed at once. This is the online log-sum-exp
-(arXiv 1805.02867) with the sums that the other signals need.
+The logits are cut into tiles: some tokens and a part of the vocabulary each. The sums are computed for one tile after
+another, and are then merged. So the logits of the whole vocabulary are never needed at once. This is the online
+log-sum-exp (arXiv 1805.02867) with the sums that the other signals need.
 
 Let m be the greatest logit of a token's distribution, t_v = (z_v − m) / temperature, and S = Σ_v exp t_v. The summand
 of the token with the logit m is 1. Where this token is almost sure, all other summands are tiny, and a sum in float32

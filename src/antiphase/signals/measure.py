@@ -92,7 +92,7 @@ def token_signals(
         batch: the rollouts, padded on either side; only the tokens of `completion_mask` are measured.
         spec: the options of the measurement; the default is the estimator `own` on all layers.
         steps: the step (sentence) of every completion token, counted from 0 in each rollout (see `antiphase.steps`);
-            values at other positions are not read. None measures no steps.
+            values at other positions are not read. If None is given, no steps are measured.
         progress: a function that is called during the measurement, with the number of tokens and steps that were
             measured since its last call.
 

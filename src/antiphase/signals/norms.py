@@ -7,8 +7,9 @@ A holds a projection's inputs, one row per token, and Δ holds the gradients at 
   targets of a sequence. It also serves the projections Q, K and V, which share their input.
 
 Nuclear norms are computed from the eigenvalues of the smaller Gram matrix in float64. The relative error is about 1e-7
-on real float32 gradients. With a Gram matrix in float32 it would be 1e-2. The Gram matrix contains squares, which lose
-half of the digits. So for float64 input the singular values are computed instead.
+on real float32 gradients. With a Gram matrix in float32 it would be 1e-2, because the Gram matrix contains squares,
+which lose half of the digits. Float64 input would lose half of its digits too, so its singular values are computed
+instead.
 
 A GPU that multiplies float64 matrices fast would mostly wait for eigenvalue and QR solvers. On such a GPU, nuclear
 norms are computed by matrix products (`gram_root`), and L by a Cholesky decomposition of A Aᵀ.
@@ -81,8 +82,8 @@ def effective_rank(values: Float[Tensor, "*batch value"]) -> Float[Tensor, "*bat
 def _gram_nuclear_norm(wide: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return (the nuclear norm, the singular values) of each float64 matrix.
 
-    The singular values of a matrix are all divided by the same positive number. They are None if the norm is computed
-    without them. The norm is computed from the smaller of the two Gram matrices M Mᵀ and Mᵀ M.
+    The returned singular values of a matrix are scaled: all are divided by one positive number. They are None if the
+    norm is computed without them. The norm is computed from the smaller of the two Gram matrices M Mᵀ and Mᵀ M.
     """
     gram = _gram(wide if wide.shape[-2] <= wide.shape[-1] else wide.mT)
     if _multiplies_double(gram.device):
@@ -99,9 +100,9 @@ def _gram_nuclear_norm(wide: Tensor) -> tuple[Tensor, Tensor | None]:
 def _product(delta: Tensor, factor: Tensor) -> Tensor:
     """Return Δᵀ L as a float64 tensor, where Δ is `delta` and L is `factor`.
 
-    On a CPU, float32 gradients are multiplied in float32, which takes half of the time. This adds no more rounding
-    than the oracle has, which computes the weight gradient in float32 too. Other devices may round float32 products
-    more (TF32), so they multiply in float64.
+    On a CPU, float32 gradients are multiplied in float32, which takes half of the time of float64. This adds no more
+    rounding than the oracle has, which computes the weight gradient in float32 too. Other devices may round float32
+    products more (TF32), so they multiply in float64.
     """
     if delta.device.type == "cpu" and delta.dtype == torch.float32:
         return (delta.mT @ factor.float()).double()
@@ -240,8 +241,8 @@ def factored_norm_and_rank(
 def _factored(delta: Tensor, factor: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None]:
     """Return (the norm, the singular values) of each weight gradient Δᵀ A. The arguments are those of `factored_norm`.
 
-    The singular values of a matrix may all be divided by the same positive number. They are None if the norm is
-    computed without them.
+    The returned singular values of a matrix may be scaled: all are divided by one positive number. They are None if
+    the norm is computed without them.
     """
     if norm == "l1":
         return (delta.to(factor.dtype).mT @ factor).abs().sum((-2, -1)), None

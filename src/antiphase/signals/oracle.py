@@ -1,8 +1,9 @@
 """Compute gradient strength by its definition, slowly: one ordinary backward pass per token, then singular values.
 
-`oracle` takes ∂target_i/∂W through the whole sequence. `full` and `last` compute the same quantity fast. `oracle_own`
-takes the keys and values of earlier positions from a cache without gradient. `own` computes the same quantity fast.
-The fast estimators are tested against these two, which work in float64 too and use none of the shortcuts.
+`oracle` takes ∂target_i/∂W through the whole sequence. `full` and `last` compute the quantity of `oracle` fast.
+`oracle_own` takes the keys and values of earlier positions from a cache without gradient. `own` computes the quantity
+of `oracle_own` fast. The fast estimators are tested against `oracle` and `oracle_own`, which work in float64 too and
+use none of the shortcuts.
 """
 
 import contextlib
@@ -86,7 +87,8 @@ def oracle_own(
 ) -> ChunkSignals:
     """Measure what `oracle` measures, but treat the keys and values of earlier positions as constants.
 
-    They come from a cache without gradient. So the gradient of a token consists only of the term of its own position.
+    These keys and values come from a cache without gradient. So the gradient of a token consists only of the term of
+    its own position.
     The arguments are those of `oracle`.
     """
 
@@ -335,7 +337,7 @@ def _rank(projection: Projection, gradient: Tensor, norm: Norm) -> Tensor:
 def _part(projection: Projection, gradient: Tensor) -> Tensor:
     """Return the part of a module's weight gradient that belongs to one projection, in float32 or wider.
 
-    A fused module computes several projections. Each of them has some of the features of its weight.
+    A fused module computes several projections. The output features of its weight are divided among the projections.
     """
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     if projection.features is not None:

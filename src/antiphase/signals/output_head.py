@@ -18,7 +18,7 @@ from antiphase.models.architecture import backbone
 
 @dataclass
 class _BackboneOutput(ModelOutput):  # type: ignore[misc]
-    """The output of the function that replaces the model's backbone: given final hidden states.
+    """What the model gets in place of the output of its backbone: the given final hidden states.
 
     Every other attribute that the model may read is None.
     """

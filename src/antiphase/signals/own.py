@@ -3,7 +3,7 @@
 The gradient of a target z_i at a weight is a sum over positions t. This estimator keeps only the term t = i. For this,
 the keys and values of other positions are treated as constants. Then position i affects only z_i, and the backward
 pass of Σ_i z_i keeps the targets separate: the gradient δ_i at the output of a projection at position i belongs to z_i
-alone. With a_i, the input of the projection at position i, the term is
+alone. Let a_i be the input of the projection at position i. Then the term is
 
     G_i^own = δ_i a_iᵀ,   ‖G_i^own‖ = ‖δ_i‖ ‖a_i‖   (rank one: nuclear = Frobenius = spectral).
 

@@ -1,8 +1,8 @@
 """The backward pass of the estimator `own`, which measures each layer as soon as its gradients are known.
 
 For a projection with the inputs a_i and the gradients δ_i at its outputs, `own` needs the norms ‖δ_i‖ and ‖a_i‖ alone.
-So a forward hook replaces each input by its norms, and a hook on each output replaces its gradient by its norms during
-the backward pass. So the inputs, outputs and gradients of all layers are never kept at the same time.
+So a forward hook keeps only the norms of each input. In the backward pass, a hook on each output keeps only the norms
+of the gradient at this output. The inputs, outputs and gradients of all layers are never kept at the same time.
 
 The joint strength of a step (sentence) needs the vectors a_i and δ_i themselves. If joint strengths are wanted, the
 inputs of a layer are kept until the backward pass has reached the layer. The gradients are kept until the joint
@@ -58,7 +58,7 @@ class OwnBackward(Capture):
     def keep(self, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
         """Keep the norms of the input of a projection module, and add a hook for the gradient at its output.
 
-        The outputs of the first observed layer are kept themselves, since the backward pass ends there.
+        For the first observed layer, the outputs themselves are kept, since the backward pass ends there.
         """
         if not torch.is_grad_enabled():
             return
@@ -94,7 +94,7 @@ class OwnBackward(Capture):
         Args:
             chunk: the rows that the forward pass ran, and their targets.
             hidden: the final hidden states, `[row, token, hidden]`, with their graph.
-            seed: the gradient of the sum of all needed targets at the hidden states.
+            seed: the gradient, at the hidden states, of the sum of all needed targets.
 
         Returns:
             (the strengths of the targets to be measured, the joint strength of every step, the effective rank of every
@@ -175,7 +175,8 @@ class _LayerPass:
     def _layer_is_complete(self, place: int) -> None:
         """Add a layer to the group of layers whose joint strengths are computed together.
 
-        They are computed now if the group is full, or if the next layer of the backward pass has other projections.
+        The joint strengths of the group are computed now in three cases: the group is full, the backward pass reaches
+        no further layer, or its next layer has other projections.
 
         Args:
             place: the index of the layer among the measured layers.

@@ -194,7 +194,8 @@ def _ends(columns: Sequence[int], steps: Sequence[int] | None, longest: int) -> 
 
     Args:
         columns: the columns of the row's targets (generated tokens), in ascending order.
-        steps: the step (sentence) of each target. A pass then ends where a step ends. None lets passes end anywhere.
+        steps: the step (sentence) of each target. A pass then ends where a step ends. If None is given, a pass may end
+            anywhere.
         longest: the greatest number of positions in one pass.
 
     >>> _ends([3, 4, 5, 6, 7], None, 3)

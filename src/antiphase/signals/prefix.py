@@ -6,16 +6,16 @@ same prompt need them only once. The keys and values are recorded in the calls o
 transformers is used, so the type of the cache, its window and `use_cache` do not matter, and one chunk can contain
 prefixes of different lengths.
 
-A row is run in two parts, first its prefix and then the rest, if all of these conditions hold. Otherwise it is run in
-one part.
+A row is run in one part, or in two parts: first its prefix, then the rest. It is run in two parts if all of these
+conditions hold:
 
 * Running the prefix only once saves at least a quarter of the work for the rows that share it. The work is counted in
   passes over tokens: 2 for a token with graph, 1 for a token without graph.
-* At least `_LEAST_SAVED` passes are saved in all such rows together, since running a few tokens in two parts costs
-  more than in one.
+* All rows that meet the first condition together save at least `_LEAST_SAVED` passes. With few tokens, two parts cost
+  more than one.
 * The row is not longer than the length at which the model's rotary frequencies change. The caller checks this.
 * The backbone takes `position_ids`, and these have one axis (unlike `mrope`).
-* `continues` is true: on short rows of this model, both ways give the same hidden states.
+* `continues` is true: on short rows of this model, two parts give the same hidden states as one part.
 """
 
 import dataclasses

@@ -59,7 +59,8 @@ def blocks_of(spans: Sequence[Span], most_passes: int, copies: int = 1, length: 
             reach.
         most_passes: the greatest number of backward passes in a block.
         copies: how often a row is put into a forward pass. A backward pass serves one span of each copy.
-        length: the number of positions of every forward pass; None lets each block run only what its spans need.
+        length: the number of positions of every forward pass. If None is given, each block runs only the positions
+            that its spans need.
     """
     lanes = _lanes(spans, copies)
     if not lanes:

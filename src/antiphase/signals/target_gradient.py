@@ -31,8 +31,8 @@ def seeded_logits(
         head: the model's function from hidden states to logits; see `head_of`.
         hidden: the final hidden states, without graph.
         token_ids: the generated tokens.
-        spec: names the target. The module's docstring explains a shortcut for the target `logit`. The target `logprob`
-            depends on every logit, so it has no shortcut.
+        spec: says whether the target is the `logit` or the `logprob` of the token. The module's docstring explains a
+            shortcut for `logit`. There is no shortcut for `logprob`, which depends on every logit.
 
     Cost: one matrix product of the hidden states with the vocabulary; two if the shortcut cannot be used.
     """
@@ -86,8 +86,8 @@ def seeds_by_rows(
 ) -> tuple[Tensor, Tensor | None]:
     """Return (the logits, the gradient of each token's logit at the final hidden state), by a shortcut.
 
-    The gradient is a multiple of the token's row of the weight; see the docstring of the module. It is None if the
-    shortcut cannot be used.
+    The gradient is a multiple of the token's row of the weight; see the docstring of the module. The gradient is
+    None if the shortcut cannot be used.
 
     Args:
         linear: the output layer.

@@ -77,8 +77,8 @@ def head_in_tiles(
         hidden: the final hidden states, without an autograd graph.
         token_ids: the generated tokens.
         spec: gives the temperature, the target and the number of alternatives.
-        want_seed: whether the gradient of each target at the final hidden state (the seed) is also computed. The
-            target `logprob` depends on all logits, so its seed needs the whole vocabulary.
+        want_seed: whether the gradient of each target at the final hidden state (the seed) is also computed. If it
+            is wanted for the target `logprob`, the function returns None, because this seed depends on all logits.
 
     Cost: one matrix product of the hidden states with the weight of the output layer.
     Memory: one tile, two blocks of `sums_of`, and a few numbers per target.

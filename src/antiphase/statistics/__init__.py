@@ -1,1 +1,1 @@
-"""Pure functions that turn numbers into correlations, accuracies and differences with their intervals."""
+"""Pure functions that compute correlations, accuracies and differences, each with its interval."""

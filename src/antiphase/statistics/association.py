@@ -94,7 +94,7 @@ def rank_association(
         clusters: the run of each point; None if all points are independent.
         num_permutations: the number of random orders, if there are too many to try all.
         num_resamples: number of bootstrap resamples of the clusters.
-        seed: seed of the random generators of the permutations and of the bootstrap.
+        seed: seed of the two random generators: one draws the permutations, one the bootstrap resamples.
         confidence: the confidence of the interval.
 
     Returns:
@@ -137,9 +137,9 @@ def rank_association(
 
 
 def _cluster_index(clusters: np.ndarray | Sequence[Any] | None, num: int) -> Int[np.ndarray, "point"]:
-    """Number the clusters (the names of the points' runs) from 0, and return the number of each point's cluster.
+    """Number the clusters from 0, and return the number of each point's cluster.
 
-    If `clusters` is None, every point is a separate cluster.
+    `clusters` names the cluster of each point. If it is None, every point is a separate cluster.
     """
     if clusters is None:
         return np.arange(num)
@@ -208,8 +208,8 @@ def _permutation_p(
         groups: the groups of clusters that can be exchanged, as `_exchangeable` returns them.
         num_permutations: the number of random orders, if there are too many to try all.
         seed: seed of the random orders.
-        clustered: whether there are clusters. If so, the p-value is NaN if fewer than `MIN_EXCHANGEABLE` of them can
-            be exchanged.
+        clustered: whether there are clusters. With clusters, the p-value is NaN if fewer than `MIN_EXCHANGEABLE`
+            clusters can be exchanged.
     """
     if clustered and sum(len(group) for group in groups) < MIN_EXCHANGEABLE:
         return math.nan

@@ -77,8 +77,8 @@ class Link:
         """Return what the interval says about the expected sign.
 
         The verdict is `undecided` if the interval contains 0 or is undefined, or if there are fewer than 4 prompts.
-        If the interval excludes 0, the verdict is `as the paper says` or `opposite`. If no sign is expected, it is
-        `related` instead.
+        If the interval excludes 0, the verdict is `as the paper says` or `opposite`, or `related` if no sign is
+        expected.
         """
         low, high = self.correlation.low, self.correlation.high
         few = self.num_prompts is not None and self.num_prompts < MIN_PROMPTS
@@ -165,7 +165,7 @@ def chain_links(
             a value in all of the remaining columns.
         clusters: the prompt that each token belongs to.
         unit: what a pair of values belongs to: `token` (the unit of the paper's argument) or `type` (a distinct token
-            id; every column is first averaged over its tokens).
+            id; every column is first averaged over the tokens of each type).
         token_ids: the id of each token, which the unit `type` needs.
         min_tokens: with fewer tokens or types, every link is undefined. None means the default of the unit.
         num_resamples: the number of resamples of prompts.

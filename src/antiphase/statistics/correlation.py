@@ -210,7 +210,10 @@ def _two_series(entropy: TokenSignals | Tensor, strength: Tensor | None, unit: U
 
 
 def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
-    """Return `given`, which errors call `name`, as `[batch, item]` on the CPU; refuse a shape unlike the series."""
+    """Return the tensor `given` as `[batch, item]` on the CPU.
+
+    Raise InvalidInputError if its shape is not that of `series`. The message calls the tensor `name`.
+    """
     given = torch.atleast_2d(given.cpu())
     if given.shape != series.shape:
         raise InvalidInputError(

@@ -36,14 +36,14 @@ def effective_pairs(
         n_k = Σ_t w_t w_{t+k}
         r_x(k) = (Σ_t √(w_t w_{t+k}) x_t x_{t+k} / n_k) / (Σ_t w_t x_t² / n)
 
-    so n is the number of types. The roots are needed because the value of a type is a mean of m values. If one of the
-    m values changes, the mean changes by 1/m of this change. But the standard deviation of the mean is 1/√m of the
-    standard deviation of one value, not 1/m.
+    so n is the number of types. The roots are needed because the value of a type is a mean over its m tokens. If the
+    value of one token changes, the mean changes by 1/m of this change. But the standard deviation of the mean is 1/√m
+    of the standard deviation of one value, not 1/m.
 
     Args:
         x, y: the centred series, 0 outside the mask.
         mask: which positions of the rollout have a pair.
-        weights: the weight of each position, 0 outside the mask; None gives every position the weight 1.
+        weights: the weight of each position, 0 outside the mask. If None is given, every position has the weight 1.
     """
     length = x.shape[1]
     if length == 0:

@@ -129,8 +129,9 @@ def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.9
     problems had this largest variance. Here m = C·min(p, 1−p). The reason: if a model solves few problems, the sample
     may contain no problem that it solves often. The variance of the sample is then too small. Take 16 samples, p =
     0.05 and beta-distributed difficulties. Without this change, a 95 % interval covers the truth in only 86 % of cases
-    at C = 20, and in 91 % at C = 50. With this change, it covers the truth in at least 92 % of cases; if problems
-    differ little, in 99 %, so it is wider than necessary. If m is above 10, the effect is negligible.
+    at C = 20, and in 91 % at C = 50. With this change, it covers the truth in at least 92 % of cases. If problems
+    differ little, it covers the truth in 99 % of cases, and is wider than necessary. If m is above 10, the effect
+    is negligible.
 
     Args:
         values: one share for each problem, in [0, 1]; problems with NaN are left out and not counted.

@@ -77,8 +77,8 @@ def pooled_correlation(
         method: `spearman` or `pearson`.
         min_tokens: with fewer pairs, the correlation is undefined. None means `MIN_STEPS` for steps, else
             `MIN_TOKENS`.
-        num_resamples: number of bootstrap resamples. For types, the largest number of resamples. Each of them leaves
-            out one prompt; if there are more prompts than resamples, it leaves out one group of prompts.
+        num_resamples: number of bootstrap resamples. For types, the largest number of resamples. Each resample
+            leaves out one prompt, or one group of prompts if there are more prompts than resamples.
         seed: seed of the random generator that draws the resamples.
         confidence: the confidence of the interval.
 

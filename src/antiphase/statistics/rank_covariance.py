@@ -78,10 +78,10 @@ def features(values: Float[np.ndarray, "rollout"], strata: Int[np.ndarray, "roll
     1. The aligned ranks of the values (see `aligned_ranks`). They show how far a value lies from the other values
        of its stratum.
     2. The aligned ranks of the normal scores Φ⁻¹((r − ½) / n), where r is the rank of the value among all n rollouts.
-       They show the same for a skewed score, such as a length.
+       They show this distance for a skewed score, such as a length.
     3. The ranks r / n.
     4. The squares (r / n)², because correctness may depend on the ranks along a curve.
-    5. The ranks within the stratum, divided by its size.
+    5. The ranks within the stratum, divided by the size of the stratum.
     6. The aligned ranks of the standardised values: the mean value of the stratum is subtracted, and the result is
        divided by the standard deviation of the stratum. Series 5 and 6 do not depend on the scale of the values in a
        stratum.
@@ -157,8 +157,8 @@ def within_problem_association(
             problems that have both a right and a wrong rollout count.
         given: the scores that are held fixed. A rollout with a NaN or an infinite value in any score is left
             out.
-        clusters: the cluster of each rollout. The interval comes from resamples of clusters. None uses the
-            `problems` as clusters. With several seeds, give the problems without their seeds.
+        clusters: the cluster of each rollout. The interval comes from resamples of clusters. If None is
+            given, each of the `problems` is a cluster. With several seeds, give the problems without their seeds.
         num_resamples: the number of resamples of clusters.
         seed: seed of the random generator that draws the resamples.
 
@@ -195,7 +195,7 @@ def within_problem_association(
 
 
 def _numbers(names: Sequence[Any]) -> Int[np.ndarray, "rollout"]:
-    """Replace each name by a number. Equal names get the same number, counted from 0."""
+    """Replace each name by a number, counted from 0. Equal names get the same number."""
     found = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([found[name] for name in names], dtype=np.int64)
 

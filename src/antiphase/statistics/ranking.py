@@ -147,10 +147,10 @@ def best_of_k(
 
 
 def _none_drawn(num: int, taken: np.ndarray, k: int) -> np.ndarray:
-    """Return the probability that a draw of k from `num` rollouts contains none of `taken` given rollouts.
+    """Return the probability that a draw of k from `num` rollouts contains none of some given rollouts.
 
-    The draw is without replacement, so the probability is C(num − taken, k) / C(num, k). The result has one
-    probability for each number in the array `taken`.
+    Each entry of the array `taken` is a number of given rollouts. The result has one probability for each entry. The
+    draw is without replacement, so the probability is C(num − taken, k) / C(num, k).
     """
     left = num - taken.astype(np.float64)
     possible = left >= k

@@ -49,7 +49,7 @@ class Resampler:
         Args:
             clusters: the prompt of each item.
             num_resamples: the number of resamples.
-            seed: seed of the random generator that draws them.
+            seed: seed of the random generator that draws the resamples.
         """
         ids, place = clusters.unique(return_inverse=True)
         generator = torch.Generator().manual_seed(seed)
@@ -63,7 +63,7 @@ class Resampler:
 
         This is for a statistic that depends on the amount of data, such as a correlation over types (distinct token
         ids). A draw with replacement contains only 63 % of the prompts and therefore fewer types. A resample that
-        leaves out one prompt has nearly all of them.
+        leaves out one prompt has nearly all types.
 
         Args:
             clusters: the prompt of each item.
@@ -122,7 +122,8 @@ class Resampler:
 
         **If the correlation is perfect** (±1), it is perfect in every resample, but this does not prove that the true
         correlation is perfect. The interval is Fisher's for C pairs with the correlation ±(1 − 6/(C(C²−1))), and the
-        end that is nearer to the correlation is set to it. With fewer than 4 prompts there is no interval.
+        end that is nearer to the correlation is set to the correlation. With fewer than 4 prompts there is no
+        interval.
 
         Args:
             value: the correlation of all prompts, in [−1, 1].

@@ -49,7 +49,7 @@ def subsampling_error(
         entropy: the entropy of every token of all rollouts.
         strength: the strength of the same tokens; NaN where it was not measured.
         rollouts: the rollout that each token belongs to.
-        token_ids: the id of each token, for ρ over types; None for ρ over tokens.
+        token_ids: the id of each token, for ρ over types. If None is given, ρ is over tokens.
         num_subsets: the number of random subsets. With 200, the error itself is uncertain by 5 %.
         seed: seed of the random generator that draws the subsets.
 

@@ -64,11 +64,11 @@ def difference_variance(
     The degrees of freedom are Satterthwaite's, V² / Σ (term² / degrees of the term). If V is a single term, they are
     the degrees of that term.
 
-    Deviation: two paired seeds have one degree of freedom. If they happen to agree, Satterthwaite's formula concludes
-    that seeds do not vary. With that formula, a 95 % interval covers the truth in only 87 to 91 % of cases if seeds
-    vary more than problems. With two paired seeds, the degrees are therefore Σ term / Σ (term / degrees of the term)
-    over the seed term and the problem term, which is never more than Satterthwaite's number. The interval then covers
-    the truth in 89 to 94 % of cases, and in up to 99 % if seeds do not vary at all.
+    Deviation: two paired seeds have one degree of freedom. If the two seeds happen to agree, Satterthwaite's formula
+    concludes that seeds do not vary. With that formula, a 95 % interval covers the truth in only 87 to 91 % of cases
+    if seeds vary more than problems. With two paired seeds, the degrees are therefore Σ term / Σ (term / degrees of
+    the term) over the seed term and the problem term. This is never more than Satterthwaite's number. The interval
+    then covers the truth in 89 to 94 % of cases, and in up to 99 % if seeds do not vary at all.
 
     Args:
         left, right: the values of at least two problems, without NaN.

@@ -87,7 +87,7 @@ def pauses_of(places: Int[Tensor, "token"]) -> list[int]:
 
 
 def _splitter(given: Splitter | str) -> Splitter:
-    """Return the splitter that has the given name. A `Splitter` is returned itself."""
+    """Return the splitter that has the given name. A `Splitter` is returned unchanged."""
     return given if isinstance(given, Splitter) else Splitter.parse(given)
 
 

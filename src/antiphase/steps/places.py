@@ -95,10 +95,11 @@ class _Known:
     """The texts of tokens that were decoded before, kept so that they need not be decoded again.
 
     Args:
-        size: the number of tokens of the tokenizer at that time. If it changes, the texts are no longer valid.
-        alone: by the id of a token, its text when it is decoded alone.
-        split: by the id of a token that contains only a part of a character, its bytes.
-        added: by a pair of neighbouring ids, the bytes that the second token adds to the text after the first.
+        size: the size of the tokenizer's vocabulary when the texts were decoded. If the size changes, the texts are no
+            longer valid.
+        alone: a mapping from the id of a token to its text when it is decoded alone.
+        split: a mapping from the id of a token that contains only a part of a character to its bytes.
+        added: a mapping from a pair of neighbouring ids to the bytes that the second token adds after the first.
     """
 
     size: int

@@ -127,7 +127,7 @@ def _after(text: str, place: int) -> int:
 
 
 def _line_break(text: str, begin: int, found: "re.Match[str]") -> str | None:
-    """Return what a line break outside formulas ends: `hard`, `line`, `weak` or None.
+    """Return the kind of a line break outside formulas: `hard`, `line`, `weak` or None.
 
     A `hard` break ends a sentence and a paragraph. A `line` break ends a sentence. A `weak` break ends a sentence only
     if no sentence of its paragraph ends with a mark such as a full stop. None means that the break ends nothing.

@@ -154,7 +154,8 @@ def _compiled(pattern: str) -> Any:
     """Compile a regular expression, try it on some texts, and return the compiled expression.
 
     Raises:
-        InvalidInputError: it does not compile, matches the empty string, or takes longer than `PROBE_SECONDS`.
+        InvalidInputError: the expression does not compile, matches the empty string, or takes longer than
+            `PROBE_SECONDS`.
     """
     try:
         # `re` checks the syntax, because it has clear messages. `regex` is used for matching, because it has a time
@@ -180,7 +181,7 @@ def _matches(compiled: Any, pattern: str, text: str, seconds: float) -> Iterator
     """Yield (start, end) of each match of a compiled expression in a text.
 
     Raises:
-        InvalidInputError: this takes longer than `seconds`. The message names the `pattern`.
+        InvalidInputError: the search takes longer than `seconds`. The message names the `pattern`.
     """
     try:
         for found in compiled.finditer(text, timeout=max(seconds, 0.001)):

@@ -42,8 +42,8 @@ def thought_tags(texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
     """Return pairs of an opening and a closing tag: those that a user adds, then those of known families of models.
 
     Args:
-        texts: each text is an opening and a closing tag with white space between them, as in `<plan> </plan>`; None
-            adds nothing.
+        texts: each text is an opening and a closing tag with white space between them, as in `<plan> </plan>`. If None
+            is given, only the known tags are returned.
 
     Raises:
         InvalidInputError: a text is not two different tags, or it gives a known opening tag a new closing tag.
@@ -165,7 +165,7 @@ def opens(text: str, tags: Sequence[tuple[str, str]] = TAGS) -> bool:
 def _opening_pattern(opening: str) -> re.Pattern[str]:
     """Return a regular expression that matches an opening tag only where it begins a thought.
 
-    This is at the beginning or the end of a line.
+    An opening tag begins a thought only at the beginning or the end of a line.
     """
     tag = tag_pattern(opening)
     turn = rf"|<\|start\|>assistant[^\S\n]*{tag}" if opening == _CHANNEL[0] else ""

@@ -39,9 +39,10 @@ _LONGEST_LABEL = 60
 
 
 def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after: int) -> bool:
-    """Return whether a sentence ends at a group of marks. The marks are . ! ? … and nothing stands between them.
+    """Return whether a sentence ends at a group of marks.
 
-    An example is `He said "No!?" Then`, in which the marks are `!?`.
+    A group is one or more of the marks `.`, `!`, `?` and `…`, with nothing between them. An example is
+    `He said "No!?" Then`, in which the group is `!?`.
 
     Args:
         text: the text of the completion.

@@ -1,4 +1,4 @@
-"""Compute the budget of a study in rollouts, tokens and optimizer steps, and check that all methods have the same one.
+"""Compute the budget of a study (rollouts, tokens, optimizer steps), and check that all methods have the same budget.
 
 These checks run before anything is trained. They read no model weights.
 """
@@ -88,7 +88,7 @@ def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
 
 
 def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, Budget]:
-    """Return the budget of each cell that trains, by the name of the cell. Refuse a study with unequal budgets.
+    """Return a mapping from the name of each cell that trains to its budget. Refuse a study with unequal budgets.
 
     A cell is one model, setting, method and seed.
 
@@ -217,8 +217,8 @@ def describe_budget(
 
     Args:
         study: the study.
-        budgets: the budget of each training, by the name of its cell (one model, setting, method and seed).
-        evaluations: the numbers of rollouts and tokens of each evaluation, by the name of its cell.
+        budgets: a mapping from the name of each cell (one model, setting, method and seed) to its training's budget.
+        evaluations: a mapping from the name of each cell to its evaluation's numbers of rollouts and tokens.
         done: number of cells that are done.
         unseen: names of the models and data sets that a dry run could not check.
     """

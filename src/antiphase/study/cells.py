@@ -132,7 +132,7 @@ def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | 
         cell: the cell to run.
         out: the study's folder.
         keep_models: whether to keep the trained model.
-        launch: the launcher's command for the training; None trains in this process.
+        launch: the launcher's command for the training. If None is given, this process trains.
 
     Raises:
         AntiphaseError: the cell's model, training or evaluation failed.

@@ -134,5 +134,5 @@ class Study:
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
     def made(self) -> dict[str, Made]:
-        """Return the models of the study that commands make, by the name of the model."""
+        """Return a mapping from the name of each model that a command makes to this model."""
         return {cell.made.name: cell.made for cell in self.cells if cell.made is not None}

@@ -46,10 +46,10 @@ def processes_of(launch: str | None) -> int:
 def train_under(launch: str, recipe: Path) -> None:
     """Run `antiphase train --config RECIPE --resume` under a launcher.
 
-    If this process gets SIGTERM, the launcher gets it too. torchrun passes it on to its workers and waits for them, at
-    most 110 seconds unless TORCH_ELASTIC_SHUTDOWN_TIMEOUT is set. A launcher that does not pass it on, such as
-    `accelerate launch` with one process, ends at once. The processes that it leaves behind then get SIGTERM, and this
-    function waits for them. On a system without `/proc`, they go on.
+    If this process gets SIGTERM, the launcher gets this signal too. torchrun passes it on to its workers and waits for
+    them, at most 110 seconds unless TORCH_ELASTIC_SHUTDOWN_TIMEOUT is set. A launcher that does not pass the signal
+    on, such as `accelerate launch` with one process, ends at once. The processes that it leaves behind then get
+    SIGTERM, and this function waits for them. On a system without `/proc`, these processes go on.
 
     Args:
         launch: the launcher's command, such as `accelerate launch --num_processes 8`.

@@ -38,7 +38,7 @@ class Processes:
     """Calls functions, each in a new process, and at most `jobs` of them at the same time.
 
     The end of the `with` block waits for all calls. If the block ends with an error, the processes get SIGTERM
-    instead. A training then finishes its step and saves a checkpoint.
+    instead. A training then finishes its optimizer step and saves a checkpoint.
 
     Args:
         jobs: the largest number of processes that run at the same time.

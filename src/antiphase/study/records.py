@@ -38,14 +38,14 @@ def results_locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a study's results during the `with` block. If another process holds it, wait for that process.
 
     Several processes may run cells of one folder. They write the files of a finished cell, pack these files and make
-    the tables only while they hold this lock. So no process packs files that another one is just writing.
+    the tables only while they hold this lock. So no process packs files that another process is just writing.
     """
     with locked(folder / ".results.lock", f"the results in {str(folder)!r} are in use", wait=True):
         yield
 
 
 def done_cells(folder: Path, study: Study) -> dict[str, dict[str, Any]]:
-    """Return the records of the study's cells that are done, by the name of the cell, in the order of the study.
+    """Return a mapping from the name of each cell that is done to its record, in the order of the study.
 
     A cell is one model, setting, method and seed. Its record has its options and its results.
 

@@ -29,7 +29,7 @@ class SweepRequest:
     Args:
         study: the whole study.
         folder: folder that everything is written to. The path is absolute, because a training stores it.
-        done: the records of the cells that are done, by name.
+        done: a mapping from the name of each cell that is done to its record.
         todo: the cells that the user asked for and that are not done.
     """
 
@@ -67,7 +67,7 @@ def sweep_request(
 def check_name(study: Study, folder: Path) -> None:
     """Raise InvalidInputError if the folder belongs to a study of another name.
 
-    The run would replace the tables of that study.
+    The sweep would replace the tables of that study.
     """
     path = folder / "study.json"
     if not path.is_file():
@@ -91,7 +91,7 @@ def check_free(request: SweepRequest) -> None:
     If they run only some of them, nothing is raised.
 
     Raises:
-        InUseError: other processes run the cells. The message names the process of the first one.
+        InUseError: other processes run the cells. The message names the process that runs the first cell.
     """
     found = [holder(cell_lock(cell, request.folder)) for cell in request.todo]
     if found and found[0] is not None and None not in found:

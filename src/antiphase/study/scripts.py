@@ -42,7 +42,7 @@ class Commands:
         folder: the study's folder, as an absolute path.
         cells: the names of the cells that are not done.
         jobs: number of cells that a script runs at the same time. For a Slurm array, 1 means that there is no limit.
-        launch: the launcher's command for every training; None trains without a launcher.
+        launch: the launcher's command for every training. If None is given, no launcher is used.
         train: changes of the study's shared `train` keys, each of the form `KEY=VALUE`.
         keep_models: whether the trained models are kept.
         sbatch: options of sbatch for every cell, such as `--gpus=1 --time=4:00:00`.

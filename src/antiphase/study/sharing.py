@@ -54,7 +54,7 @@ def share(
         what: what a piece is, for the printed lines: `model` or `cell`.
 
     Returns:
-        the error message of each piece that failed in this process, by the name of the piece. A piece that another
+        a mapping from the name of each piece that failed in this process to its error message. A piece that another
         process has done afterwards is not included.
     """
     state = _Progress(works, say, what)

@@ -39,7 +39,7 @@ def write_report(study: Study, cells: Sequence[DoneCell], folder: Path, failed: 
         study: the study.
         cells: the study's cells that are done.
         folder: folder that report.md, tables/ and figures/ are written to.
-        failed: the error messages of cells and models that failed, by name.
+        failed: a mapping from the name of each cell or model that failed to its error message.
 
     Raises:
         InvalidInputError: the folder cannot be written to.

@@ -45,7 +45,7 @@ class SweepResult:
         out: the study's folder.
         num_cells: number of cells of the study. A cell is one model, setting, method and seed.
         num_done: number of these cells that are done.
-        failed: the error messages of cells and models that failed, by name.
+        failed: a mapping from the name of each cell or model that failed to its error message.
         report: the tables as text; None if they were not made.
     """
 
@@ -85,8 +85,8 @@ def sweep(
         jobs: number of cells that run at the same time.
         keep_models: whether to keep trained models in OUT/models.
         dry_run: whether to print the budget and stop.
-        commands: whether to print commands for a job scheduler that run the unfinished cells, and stop. `shell` prints
-            a shell script, `slurm` a script for Slurm, and True or `list` one command on each line.
+        commands: whether to print commands that run the unfinished cells under a job scheduler, and stop. `shell`
+            prints a shell script, `slurm` a script for Slurm, and True or `list` one command on each line.
         sbatch: options of Slurm's sbatch for each cell, for `commands="slurm"`.
         tables: whether to make only the tables, from the cells that are done. No cell is then run.
         launch: the launcher's command for every training, such as `accelerate launch --num_processes 8`.
@@ -163,7 +163,7 @@ def _begin(study: Study, folder: Path) -> None:
 
 
 def _run_here(todo: Sequence[Cell], folder: Path, keep_models: bool, launch: str | None) -> dict[str, str]:
-    """Run cells in this process, one after another. Return the error messages of failed cells, by name."""
+    """Run cells in this process, one after another. Return a mapping from each failed cell's name to its error."""
     failed = {}
     for cell in todo:
         try:
@@ -181,7 +181,7 @@ def _run_all(
     Other processes may do the same in this folder at the same time.
 
     Returns:
-        the error messages of models and cells that failed, by name. All other cells were run.
+        a mapping from the name of each model or cell that failed to its error message. All other cells were run.
     """
     needed = {cell.made.name for cell in todo if cell.made is not None}
     missing = [made for name, made in study.made().items() if name in needed and not is_made(made, folder)]
@@ -212,8 +212,9 @@ def _finish(study: Study, folder: Path, failed: dict[str, str], before: int | No
     Args:
         study: the study.
         folder: the study's folder.
-        failed: the error messages of models and cells that failed, by name.
-        before: the time at which report.md was last written before the cells were run. None always writes the report.
+        failed: a mapping from the name of each model or cell that failed to its error message.
+        before: the time at which report.md was last written before the cells were run. If None is given, the report is
+            written in any case.
     """
     from antiphase.study.study_report import write_report
 

@@ -87,7 +87,7 @@ class ChoiceTask(RowTask):
         return chosen_letter(completion, self.extract, LETTERS)
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Return whether the completion gives a letter at the place that the field `extract` names.
+        """Return whether the completion gives a letter at the place that the task's option `extract` names.
 
         With `auto`, the letter must be in a box or in tags.
         """

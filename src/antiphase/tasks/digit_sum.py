@@ -1,4 +1,4 @@
-"""The task `digit_sum`: sums of digits modulo a base. A model of a few hundred thousand weights can learn it."""
+"""The task `digit_sum`: sums of digits modulo a base. A model of a few hundred thousand weights can learn the task."""
 
 import random
 import string
