@@ -19,7 +19,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class EvalConfig(RunConfig):
-    """The options of an evaluation. It also has all the options of `RunConfig`.
+    """The options of an evaluation: those below, and all options of `RunConfig`.
 
     If `prompt_template` or `end_tokens` is None, each task uses its own. If the estimator is `none`, no signals
     (entropy and gradient strength) are measured.
