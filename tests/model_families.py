@@ -277,7 +277,7 @@ def table() -> list[str]:
 
 
 def plain() -> str:
-    """The model types of which nothing is left out by an estimator that measures all layers, as docs/models.md lists them."""
+    """The model types of which estimators of all layers leave nothing out, as docs/models.md lists them."""
     return ", ".join(dict.fromkeys(f"`{kind}`" for kind, _ in ARCHITECTURES.values() if kind != "qwen3_next"))
 
 
