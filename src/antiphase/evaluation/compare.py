@@ -88,7 +88,7 @@ def compare(
 
 
 def _folders(parsed: Sequence[Entry], evaluated: Mapping[str, Path]) -> dict[str, list[Path]]:
-    """Return, for each compared entry, the folders of its evaluations. The key is its label on the page."""
+    """Return a mapping from the label of each compared entry on the page to the folders of the entry's evaluations."""
     short = [entry.name or Path(entry.paths[0]).name for entry in parsed]
     labels = [entry.paths[0] if short.count(label) > 1 else label for label, entry in zip(short, parsed, strict=True)]
     return {

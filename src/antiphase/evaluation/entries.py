@@ -1,7 +1,7 @@
 """Check the arguments of a comparison. Only names and JSON files are read for this.
 
-`compare` begins with `check_comparison`. The command line calls it before it imports torch and pandas, which are slow.
-So this module imports neither.
+`compare` begins with `check_comparison`. The command line calls this function before it imports the slow packages
+torch and pandas. So this module imports neither of them.
 """
 
 import glob
@@ -136,7 +136,7 @@ def entrant_keys(
 ) -> list[tuple[str, str]]:
     """Return the name and the task of each entrant (model or method) in some evaluations.
 
-    `entrants.entrants_of` would make the same entrants.
+    These are the entrants that `entrants.entrants_of` makes from the evaluations.
 
     Args:
         name: the name of a method. The evaluations are then its seeds. If it is None, each model is an entrant.
