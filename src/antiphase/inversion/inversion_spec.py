@@ -84,8 +84,8 @@ class InversionSpec:
         warmup_steps: number of optimizer steps over which λ rises from 0. A value below 1 is a share of the training.
         control: the control experiment: `none`, `shuffled` (strengths are permuted within each rollout) or `random`
             (every score is replaced by a random number).
-        verifier: if a trainer has several reward functions, the name of the function that says which rollouts are right.
-            The default is the first function that verifies answers.
+        verifier: if a trainer has several reward functions, the name of the function that says which rollouts are
+            right. The default is the first function that verifies answers.
         accept: a rollout counts as right ("accepted") if the verifier gives it at least this reward.
         alarm: what to do when the training shows a sign of collapse (see `collapse_signs`): `warn`, `stop`, `drop`
             (set λ to 0) or `off`.
