@@ -68,10 +68,10 @@ def _default_out(command: str, options: dict[str, Any]) -> Path:
 
 
 def _left(out: Path) -> str | None:
-    """Return the word for what a stopped run has left in its folder: `batches`, `rollouts`, or None for nothing.
+    """Return the word for what a stopped run has left in its folder: `batches` or `rollouts`; None if it left nothing.
 
-    `rollouts` means that only the rollouts that a server has generated are there. A finished checkpoint counts as
-    `batches`.
+    `batches` stands for finished batches or finished checkpoints. `rollouts` stands for rollouts that a server has
+    generated, if no batch is finished.
     """
     if any(any(out.glob(pattern)) for pattern in ("parts/*/*.parquet", "checkpoints/*/**/*.parquet")):
         return "batches"
@@ -89,8 +89,9 @@ def _kept(out: Path) -> str:
 def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
     """Return the sentence that tells which results of a run are kept although it ended with an error.
 
-    The sentence also says how to continue the run. It does not say so if the input was wrong, since the same command
-    would then fail again. The text is empty if nothing was finished, or if the input of a resumed run was wrong.
+    The sentence also says how to continue the run. If the input was wrong, this part is left out, since the same
+    command would fail again. The result is an empty text in two cases: nothing was finished, or the input of a resumed
+    run was wrong.
 
     Args:
         error: the error.
@@ -108,7 +109,7 @@ def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
 def _reader_is_gone() -> bool:
     """Return whether the standard output is a pipe whose reader has ended, such as `head`.
 
-    The answer comes from the pipe itself. An attempt to write may find nothing left to write, and so tell nothing.
+    The pipe itself is asked. An attempt to write would show nothing if no output is left to write.
     """
     if not hasattr(select, "poll"):  # Windows has no `poll`.
         return False

@@ -30,7 +30,7 @@ def says_out_of_memory(error: BaseException) -> bool:
 
 
 def return_freed_memory(device: torch.device) -> None:
-    """Give main memory that is free in this process back to the operating system, if the device is a CPU.
+    """Give the freed main memory of this process back to the operating system, if the device is a CPU.
 
     The allocator of glibc keeps freed blocks below 32 MB for later use. If each pass needs larger blocks than the pass
     before, the freed blocks are too small, and the memory of the process grows without need. With other allocators,

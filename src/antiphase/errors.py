@@ -1,8 +1,8 @@
 """The errors that antiphase raises on purpose.
 
 Each message is one line. It says what is wrong, what was expected, what was found and what to do. Each class also
-inherits from the built-in error type that fits it, such as ValueError, so callers can catch it without importing
-antiphase. The command line prints these errors without a traceback and exits with status 2.
+inherits from the built-in error type that fits it, such as ValueError, so callers can catch an error without
+importing antiphase. The command line prints these errors without a traceback and exits with status 2.
 """
 
 
@@ -31,7 +31,7 @@ class MissingExtraError(AntiphaseError, ImportError):
 
     Args:
         package: the name of the package.
-        extra: the extra of antiphase that installs the package: `train` for `antiphase[train]`.
+        extra: the extra of antiphase that installs the package, such as `train` in `antiphase[train]`.
         purpose: what the package is needed for, such as `training`; the message begins with this text.
     """
 
@@ -53,7 +53,7 @@ class LostProcessError(AntiphaseError, ConnectionError):
     Args:
         message: the error message, which says what happened to which process.
         told_on: the name of the machine on which the other process prints its own error; None if it prints none.
-        unreachable: whether this process has never reached the other processes. It then cannot ask them anything.
+        unreachable: whether this process has never reached the other processes, and so cannot ask them anything.
     """
 
     def __init__(self, message: str, *, told_on: str | None = None, unreachable: bool = False) -> None:

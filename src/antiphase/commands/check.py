@@ -88,7 +88,7 @@ def table(checked: "Sequence[Checked]") -> str:
 
 
 def _other(verdict: bool | None, ours: bool) -> str:
-    """Return `right` or `wrong`, the verdict of another rule; empty if this verdict is None or equal to `ours`."""
+    """Return another rule's verdict as `right` or `wrong`; an empty text if it is None or equal to `ours`."""
     return "" if verdict is None or verdict == ours else "right" if verdict else "wrong"
 
 

@@ -1,4 +1,4 @@
-"""The command `antiphase eval`, which evaluates models and prints the table. `compare` shares some of its options."""
+"""The command `antiphase eval`, which evaluates models and prints the table. `compare` has some of these options."""
 
 import argparse
 from pathlib import Path

@@ -155,8 +155,8 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
 
     Args:
         group: the group to which the options are added.
-        measured: whether the help text also names the estimator `none`, which measures no signals. `eval` and
-            `compare` have it.
+        measured: whether the help text also names the estimator `none`, which measures no signals. The
+            commands `eval` and `compare` have this estimator.
     """
     group.add_argument(
         "--estimator",

@@ -67,8 +67,8 @@ def run(options: dict[str, Any], out: Path) -> None:
     """Run the study and print its tables.
 
     Raises:
-        AntiphaseError: some cells (a model, setting, method and seed each) failed. The cells that did not fail are
-            finished.
+        AntiphaseError: some cells failed. A cell is a combination of a model, a setting, a method and a seed. The
+            cells that did not fail are finished.
     """
     path = options.pop("study")
     try:

@@ -9,7 +9,7 @@ from antiphase.errors import AntiphaseError, MissingExtraError
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command `train` to the parser, so that the help lists it. TRL parses its arguments, not this parser."""
+    """Add the command `train` to the parser, so that the help lists it. TRL parses the arguments of `train`."""
     commands.add_parser(
         "train",
         help="train a model by group-policy RL with the inversion score in its reward",

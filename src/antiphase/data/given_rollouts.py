@@ -103,8 +103,10 @@ def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> Give
 
     Args:
         row: the row.
-        ids: the made-up ids of the prompts in earlier rows, by the text of the prompt. This function adds to it.
-        counts: for each prompt id, the index of the prompt's latest rollout, counted from 0. This function updates it.
+        ids: a mapping from a prompt of an earlier row to the id that was made up for it. This function adds the
+            prompt of a row that lacks an id.
+        counts: a mapping from each prompt id to the index of the prompt's latest rollout, counted from 0. This
+            function updates the mapping.
     """
     prompt, completion = row.first_of(_PROMPT_COLUMNS), row.first_of(COMPLETION_COLUMNS)
     prompt_ids, completion_ids = row.values.get("prompt_ids"), row.values.get("completion_ids")

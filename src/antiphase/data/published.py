@@ -5,7 +5,8 @@ gradient strength. Each curve is a single run without an interval, and no indepe
 `published.json` holds the numbers and their sources; antiphase measured none of them.
 
 Our reading: the post's curves are computed over distinct token ids. The paper does not say over what its curves are
-computed. We assume the same, because they begin at −0.171, as two of the post's curves do.
+computed. We assume distinct token ids there too, because the paper's curves begin at −0.171, as two curves of the post
+do.
 """
 
 import functools

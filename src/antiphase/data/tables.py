@@ -15,14 +15,14 @@ class TableRow:
 
     Args:
         place: where the row was read, such as `prompts.jsonl, line 3`, for error messages.
-        values: the value of each column, by the column's name.
+        values: a mapping from the name of each column to its value in this row.
     """
 
     place: str
     values: Mapping[str, Any]
 
     def first_of(self, columns: Sequence[str]) -> Any:
-        """Go through `columns` in order, and return the first value that is not None; None if there is none."""
+        """Go through `columns` in order, and return the first value that is not None; None if all are None."""
         return next((self.values[c] for c in columns if self.values.get(c) is not None), None)
 
 

@@ -1,4 +1,4 @@
 """Evaluate models on tasks, and compare models or methods, with intervals.
 
-This package imports nothing from `antiphase.training`. The two share only the files that they save.
+This package imports nothing from `antiphase.training`. The two packages share only the files that they save.
 """

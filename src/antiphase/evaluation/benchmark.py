@@ -186,9 +186,9 @@ def average_difference(left: Matrices, right: Matrices, options: Options) -> dic
     variance of its problems' differences, and s²_residual,t the variance that neither problem nor seed explains. The
     interval is the difference ± q √V, where q is the quantile of Student's t with Satterthwaite's degrees of freedom.
 
-    If all problems of a task have the same difference, their variance is 0, but the true difference is still
-    uncertain. The standard error for this task is then half the width of the interval of `paired_difference`, divided
-    by q.
+    If all problems of a task have the same difference, the variance over these problems is 0, but the true difference
+    is still uncertain. The standard error for this task is then half the width of the interval of `paired_difference`,
+    divided by q.
 
     Args:
         left: for each task, a matrix `[seed, problem]` of the shares of one model or method.

@@ -44,9 +44,9 @@ def compare(
 
     Args:
         entries: what is compared, as texts of the form `[NAME=]RUN[,RUN…]`. An entry with a name is one method, and
-            its runs are its seeds. Without a name, each model in the runs is compared by itself. A run is the folder
-            of an evaluation, a pattern such as `runs/grpo-*`, or a model (hub id or directory). A model is evaluated
-            first.
+            its runs are its seeds. Without a name, several runs are also one method, with the name of the first run;
+            if there is only one run, each model in it is compared by itself. A run is the folder of an evaluation, a
+            pattern such as `runs/grpo-*`, or a model (hub id or directory). A model is evaluated first.
         options: how the models or methods are compared; None takes the defaults of `Options`.
         out: the folder for the tables, figures and evaluations. None writes no files; then no entry may be a model.
         estimator: the estimator of the gradient strength whose results are compared; None takes the first one of each
@@ -88,7 +88,7 @@ def compare(
 
 
 def _folders(parsed: Sequence[Entry], evaluated: Mapping[str, Path]) -> dict[str, list[Path]]:
-    """Return, for each compared entry, the folders of its evaluations. The key is its label on the page."""
+    """Return a mapping from the label of each compared entry on the page to the folders of the entry's evaluations."""
     short = [entry.name or Path(entry.paths[0]).name for entry in parsed]
     labels = [entry.paths[0] if short.count(label) > 1 else label for label, entry in zip(short, parsed, strict=True)]
     return {

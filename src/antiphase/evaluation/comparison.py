@@ -40,8 +40,9 @@ class Comparison:
             of each control with accuracy, over the runs of all entrants; it is empty if there are fewer than 4 runs.
         points: the accuracy, ι and the controls, for each entrant, task and seed. `ACROSS` lists the controls.
         options: the options of the comparison.
-        benchmarks: tables of accuracies on several tasks with their averages (see `benchmark`), by name. A study (a
-            grid of trainings) has one for each model and setting. `compare` makes at most one, with an empty name.
+        benchmarks: a mapping from a name to a table of accuracies on several tasks, with averages (see `benchmark`). A
+            study (a grid of trainings) has a table for each model and setting. `compare` makes at most one table; its
+            name is the empty text.
     """
 
     tasks: dict[str, Any]
@@ -200,8 +201,8 @@ def is_share(metric: str) -> bool:
 def crossed_interval(matrix: np.ndarray, metric: str, options: Options) -> dict[str, Any]:
     """Return the mean of a metric over seeds and problems, with its interval.
 
-    The interval says how far the mean could move with other seeds and other problems. If there is one seed, it is
-    about other problems only. If the metric is a share, such as an accuracy, the interval lies in [0, 1].
+    The interval says how far the mean could move with other seeds and other problems. If there is one seed, the
+    interval is about other problems only. If the metric is a share, such as an accuracy, the interval lies in [0, 1].
 
     Args:
         matrix: the values of the metric, `[seed, problem]`.

@@ -94,7 +94,7 @@ def across_rows(across: Mapping[str, Any]) -> list[list[str]]:
     """Return a table row for the inversion ι and for each control, with its rank correlation with accuracy.
 
     Args:
-        across: what `associations` returned: the correlation of each number, by the name of the number.
+        across: what `associations` returned: a mapping from the name of a number to its correlation with accuracy.
     """
     rows = []
     for name, found in across.items():
@@ -182,7 +182,7 @@ def benchmarks_markdown(comparison: Comparison) -> list[str]:
 def comparison_csv(comparison: Comparison) -> str:
     """Return a comparison as CSV text, with one line for each metric of each entrant (model or method) on each task.
 
-    Numbers are not rounded, and undefined ones are empty.
+    Numbers are not rounded. The field of an undefined number is empty.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

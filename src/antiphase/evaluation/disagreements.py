@@ -54,7 +54,7 @@ class Side:
 class Disagreement:
     """A problem on which two models or methods have different shares of right completions.
 
-    `reference` holds the answers of the reference, and `model` the answers of the one that is compared with it.
+    `reference` holds the answers of the reference. `model` holds the answers of the other model or method.
     """
 
     problem_id: str
@@ -103,8 +103,8 @@ def disagreements(entrants: Sequence[Entrant], options: Options | None = None) -
         options: how the entrants are compared; `allow_mismatch` is not read.
 
     Returns:
-        One result for each entrant and each task on which it shares a problem with the reference. The list begins with
-        all results of one entrant, then come those of the next.
+        One result for each entrant and task, if the entrant and the reference have a problem of this task in common.
+        The list begins with all results of the first entrant, followed by those of the next.
     """
     options = options or Options()
     names = list(dict.fromkeys(entrant.name for entrant in entrants))
@@ -145,7 +145,7 @@ def _compared(reference: Entrant, model: Entrant, options: Options) -> Disagreem
 
 
 def _by_problem(entrant: Entrant) -> dict[str, pd.DataFrame]:
-    """Return, for each problem id, the rows of an entrant's completions: the sampled ones, or else the greedy ones.
+    """Return, for each problem id, the rows of an entrant's sampled completions; without any, the greedy ones.
 
     The column `place` is the index of the seed.
     """

@@ -164,7 +164,8 @@ def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: 
     """Make the entrants of some evaluations.
 
     An entrant is a model, or a method with its seeds, on one task. If `name` is given, the evaluations are the seeds
-    of one method, and there is an entrant for each task. If it is None, there is an entrant for each model and task.
+    of one method, and there is an entrant for each task. If `name` is None, there is an entrant for each model and
+    task.
 
     Args:
         name: the name of the method, or None.

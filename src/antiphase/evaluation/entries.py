@@ -1,7 +1,7 @@
 """Check the arguments of a comparison. Only names and JSON files are read for this.
 
-`compare` begins with `check_comparison`. The command line calls it before it imports torch and pandas, which are slow.
-So this module imports neither.
+`compare` begins with `check_comparison`. The command line calls this function before it imports the slow packages
+torch and pandas. So this module imports neither of them.
 """
 
 import glob
@@ -57,7 +57,8 @@ class Entry:
     """One entry of the command line: the name and the runs of an entrant (a model, or a method with its seeds).
 
     Args:
-        name: the entrant's name. If it is None, each model of the runs is an entrant with the model's name.
+        name: the entrant's name. It is None for a single run without a name. Each model of this run is then an entrant
+            with the model's name.
         paths: the runs, which are folders of evaluations or models.
         folders: the elements of `paths` that are folders of evaluations, and not models.
     """
@@ -136,7 +137,7 @@ def entrant_keys(
 ) -> list[tuple[str, str]]:
     """Return the name and the task of each entrant (model or method) in some evaluations.
 
-    `entrants.entrants_of` would make the same entrants.
+    These are the entrants that `entrants.entrants_of` makes from the evaluations.
 
     Args:
         name: the name of a method. The evaluations are then its seeds. If it is None, each model is an entrant.
@@ -163,8 +164,10 @@ def entrant_keys(
 def parse_entry(entry: str) -> tuple[str | None, list[str]]:
     """Parse `[NAME=]RUN[,RUN…]` into the name and the runs. A pattern is replaced by the runs that it matches.
 
+    Without NAME, several runs get the name of the first run, and the name of a single run is None.
+
     Raises:
-        InvalidInputError: a run is empty or named twice, or a pattern matches nothing.
+        InvalidInputError: the text of a run is empty, a run is named twice, or a pattern matches nothing.
     """
     match = _NAMED.fullmatch(entry)
     name, rest = (match[1], match[2]) if match else (None, entry)

@@ -169,7 +169,7 @@ def num_verifiers(launched: Launch) -> int | None:
 
 
 def verifier_versions() -> dict[str, str]:
-    """Return the versions, by name, of the installed packages that decide which answers are right."""
+    """Return a mapping from a package that decides which answers are right to its installed version."""
     found = {"verdicts": VERDICT_RULES}
     for package in ("math-verify", "reasoning-gym"):
         with contextlib.suppress(metadata.PackageNotFoundError):

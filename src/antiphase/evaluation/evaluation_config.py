@@ -129,7 +129,7 @@ class EvalConfig(RunConfig):
                 )
 
     def specs(self) -> tuple[SignalSpec, ...]:
-        """Return a `SignalSpec` (what is measured, and how) for each estimator; empty if no signals are measured."""
+        """Return a `SignalSpec` (what is measured, and how) for each estimator; `()` if no signals are measured."""
         if self.estimators == (NO_SIGNALS,):
             return ()
         return signal_specs(self)

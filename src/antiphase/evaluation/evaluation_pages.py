@@ -56,7 +56,7 @@ def comparison_document(
 
     Args:
         comparison: the comparison.
-        folders: the folders of the evaluations, by their label on the page. If a label has several folders, they are
+        folders: a mapping from a label on the page to folders of evaluations. If a label has several folders, they are
             seeds of one method.
         found: the problems on which two models or methods differ in their share of right completions.
         names: a mapping from each label to the name of its method. If the name is None, each model in the folders of

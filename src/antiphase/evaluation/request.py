@@ -1,7 +1,8 @@
 """Check the arguments of an evaluation, as far as that is possible without a model.
 
-`evaluate` begins with these checks. The command line makes them before it imports torch and pandas, which this module
-does not import. So a user learns of a wrong option, an unknown task or a missing file at once.
+`evaluate` begins with these checks. This module does not import torch and pandas, so the command line can make the
+checks before it imports these slow packages. A user then learns of a wrong option, an unknown task or a missing file
+at once.
 """
 
 import functools

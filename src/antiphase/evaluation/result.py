@@ -59,7 +59,8 @@ class Evaluation:
     def disagreements(self) -> "list[Disagreements]":
         """Compare every model with the first one, and return the problems that one of the two solves more often.
 
-        The list has one element for each task and each model after the first. If there is only one model, it is empty.
+        The list has one element for each task and each model after the first. If there is only one model, the list
+        is empty.
         """
         from antiphase.evaluation.disagreements import disagreements
         from antiphase.evaluation.entrants import entrants_of
@@ -138,11 +139,10 @@ class Evaluation:
 
 
 def labels_of(evaluation: Evaluation, document: Document, name: str | None = None, place: int = 0) -> dict[Any, str]:
-    """Return the labels that the page of an evaluation shows, one for each model and task.
+    """Return a mapping to the labels that the page of an evaluation shows, one for each model and task.
 
-    The key of a label is (name of the entrant, task, index of the seed).
-
-    An entrant is a model, or a method whose seeds are several evaluations.
+    The key of a label is (name of the entrant, task, index of the seed). An entrant is a model, or a method whose
+    seeds are several evaluations.
 
     Args:
         evaluation: the evaluation.

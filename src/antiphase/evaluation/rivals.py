@@ -80,8 +80,8 @@ def compare_with_rivals(
     * `beside` is the same correlation with the score held fixed. In the entry of ι, it equals `alone`.
 
     Args:
-        scores: the values of each score, by its name: one value for each rollout. The score `inversion` is ι itself.
-            If all values of a score are NaN, the result has no entry for this score.
+        scores: a mapping from the name of a score to its values, one for each rollout. The score `inversion` is ι. If
+            all values of a score are NaN, the result has no entry for this score.
         correct: whether each rollout is right.
         problems: the problem of each rollout. The intervals are over problems.
         strata: the group of each rollout. A rollout is compared only with other rollouts of its group. With None, the
@@ -89,7 +89,7 @@ def compare_with_rivals(
             rollouts of a problem by one seed are then a group.
 
     Returns:
-        An entry for each score, by its name.
+        A mapping from the name of a score to its entry.
     """
     inversion, strata = scores["inversion"], problems if strata is None else strata
     found: dict[str, dict[str, Any]] = {}
@@ -160,7 +160,7 @@ def _difference(left: np.ndarray, right: np.ndarray) -> dict[str, Any]:
 def adds(entry: Entry) -> bool:
     """Return whether the inversion ι tells something about correctness that another score does not tell.
 
-    It does if the interval of `beside` lies above 0 and rests on enough problems. `beside` is the correlation of ι
+    ι does so if the interval of `beside` lies above 0 and rests on enough problems. `beside` is the correlation of ι
     with correctness, with the other score held fixed. The entry is one of those that `compare_with_rivals` returns.
     """
     beside = entry["beside"]
@@ -174,8 +174,8 @@ def rival_rows(rivals: Mapping[str, Entry], gains: Mapping[str, Entry]) -> list[
 
     Args:
         rivals: what `compare_with_rivals` returned.
-        gains: for each score, by its name, the gain of best-of-k: how much the accuracy rises if this score picks one
-            of k rollouts, against a random pick. The mapping may be empty.
+        gains: a mapping from the name of a score to its gain in best-of-k. The gain is the accuracy if this score
+            picks one of k rollouts, minus the accuracy of a random pick. The mapping may be empty.
     """
     rows = []
     for name, entry in rivals.items():
@@ -207,7 +207,7 @@ def evaluation_rivals(results: Sequence[Entry], names: Mapping[str, str]) -> lis
 
     Args:
         results: the entries of `results` in the summary.
-        names: the name that the page shows for each model, by the model's name in the summary.
+        names: a mapping from the name of a model in the summary to the name that the page shows.
     """
     tables = []
     for result in results:

@@ -1,4 +1,4 @@
-"""Compare ι with the other scores of the rollouts of each entrant, among them Δ ln p.
+"""For each entrant, compare ι with the other scores of its rollouts. One of these scores is Δ ln p.
 
 ι = −ρ is the inversion of a rollout. An entrant is a model, or a method with its seeds. Two entrants can be measured
 on the same rollouts (`antiphase eval --rollouts`). They then have the same right and wrong rollouts, and only their
@@ -96,7 +96,7 @@ def describe_shared(delta: np.ndarray) -> dict[str, Any]:
         delta: Δ ln p of each rollout; NaN for a rollout that is not shared. At least one rollout is shared.
 
     Returns:
-        A mapping with `num_shared`, `num_rollouts` and `same_logprob`. The last one says whether every |Δ ln p| is
+        A mapping with `num_shared`, `num_rollouts` and `same_logprob`. `same_logprob` says whether every |Δ ln p| is
         below 1e-4 per token: rounding alone causes such differences between two runs of the same model.
     """
     known = delta[~np.isnan(delta)]
@@ -124,9 +124,9 @@ def rivals_of(entrant: Entrant, delta: np.ndarray | None = None) -> dict[str, An
 
     Returns:
         An entry for each score that some rollout has. It holds the values of `compare_with_rivals`, and `gain`: how
-        much more often the sample with the best score is right than a random sample, over the problems in which a
-        rollout has the score. Rollouts are compared within a problem and a seed, and all values are means over
-        problems. The result is empty if no signals were measured or nothing was sampled.
+        much more often the sample with the best score is right than a random sample. The gain is over the problems in
+        which some rollout has the score. Rollouts are compared within a problem and a seed, and all values are means
+        over problems. The result is empty if no signals were measured or nothing was sampled.
     """
     frames = _sampled(entrant)
     if not _has_signals(entrant):

@@ -82,9 +82,9 @@ def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dic
         ks: the values of k for pass@k and maj@k. A k above the smallest number of samples of a problem is left out.
 
     Returns:
-        The metrics by name: `avg@n` (mean over samples), `pass@k`, `maj@k`, `greedy`, `truncated`, `well_formed`,
-        `timeouts`, `strict`, `flexible`, and `length` in tokens. Each has value, low, high and num_problems.
-        docs/metrics.md explains them.
+        A mapping from the names of the metrics to their entries. The names are `avg@n` (mean over samples), `pass@k`,
+        `maj@k`, `greedy`, `truncated`, `well_formed`, `timeouts`, `strict`, `flexible`, and `length` (in tokens). An
+        entry has value, low, high and num_problems. docs/metrics.md explains the metrics.
     """
     drawn, greedy = rollouts[~rollouts.greedy], rollouts[rollouts.greedy]
     found: dict[str, Estimate] = {}

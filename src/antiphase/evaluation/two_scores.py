@@ -24,7 +24,7 @@ def two_scores_table(results: Sequence[Entry], names: Mapping[str, str]) -> tupl
 
     Args:
         results: the entries of `results` in the summary.
-        names: the name of each model in the table.
+        names: a mapping from the name of a model in the summary to its name in the table.
     """
     first: dict[tuple[str, str], Entry] = {}
     for result in results:

@@ -124,7 +124,7 @@ def accuracy_against_inversion(
 
 
 def accuracy_by_task(tasks: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
-    """Draw accuracy against inversion for each task of a comparison with measured signals.
+    """Draw accuracy against inversion for each task of a comparison that has measured signals and at least 4 runs.
 
     The keys of the mapping are the names of the figures: `accuracy_inversion`, with a number if there are several
     tasks.

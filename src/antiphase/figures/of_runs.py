@@ -56,10 +56,10 @@ def figures_of(kind: str, **data: Any) -> dict[str, Figure]:
 
     Args:
         kind: the kind of the run, a key of `FIGURES`.
-        data: the data of the run, by the names in the docstring of this module.
+        data: the data of the run. The docstring of this module lists their names.
 
     Returns:
-        the figures by the names of their files, without suffix.
+        a mapping from the name of a file, without suffix, to its figure.
 
     Raises:
         InvalidInputError: a figure's function has a parameter that is not the name of any data of this kind of run.

@@ -39,7 +39,7 @@ def save_run_figures(kind: str, folder: Path, **data: Any) -> list[Path]:
     Args:
         kind: the kind of the run, a key of `FIGURES`.
         folder: the folder to write to. It is made if it does not exist.
-        data: the data of the run, by the names that the module `antiphase.figures.of_runs` lists.
+        data: the data of the run. The module `antiphase.figures.of_runs` lists their names.
     """
     figures = figures_of(kind, **data)
     folder.mkdir(parents=True, exist_ok=True)

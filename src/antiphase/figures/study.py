@@ -69,8 +69,8 @@ def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], places: Sequence[str], 
 def differences(findings: Mapping[str, Any], smallest: float) -> Figure | None:
     """Draw the figure `differences` of a study: the differences in accuracy between trained methods.
 
-    It has a panel for each group (one model and setting) with at least two trained methods. It is None without such a
-    group.
+    It has a panel for each group (one model and setting) with at least two trained methods. Without such a group, the
+    result is None.
     """
     trained = {name: task for name, task in _trained(findings).items() if len(task["entrants"]) > 1}
     return method_differences(trained, smallest) if trained else None
@@ -80,7 +80,7 @@ def stages(findings: Mapping[str, Any]) -> Figure | None:
     """Draw the figure `stages` of a study; see `training_stages`.
 
     It has a panel for each group (one model and setting) with at least two stages (checkpoints that are only
-    evaluated). It is None without such a group.
+    evaluated). Without such a group, the result is None.
     """
     staged = {name: rows for name, rows in findings["stages"].items() if len({row["stage"] for row in rows}) > 1}
     return training_stages(staged) if staged else None

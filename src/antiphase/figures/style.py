@@ -135,7 +135,7 @@ def headline(result: Result) -> tuple[str, Result]:
 
 
 def over_tokens(result: Result) -> Result:
-    """Return the correlation ρ over tokens of a result, as a mapping with its interval and its count.
+    """Return a result's correlation ρ over tokens, as a mapping with its interval and its count.
 
     Its keys are those that the docstring of `headline` lists.
     """

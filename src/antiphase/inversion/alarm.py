@@ -3,7 +3,7 @@
 A reward that needs no right answers, such as inversion, can keep rising while accuracy falls. In the studies so far,
 accuracy rose at first and collapsed later. The alarm looks for the step at which accuracy begins to fall. It also
 looks for what a collapse does to completions: they become very short, run into the length limit, repeat themselves, or
-are equal for a prompt.
+become equal for all samples of a prompt.
 """
 
 import math
@@ -169,10 +169,10 @@ def collapse_signs(history: Mapping[str, Sequence[float]], window: int) -> list[
 def _sharp_changes(trends: Mapping[str, _Trend]) -> list[tuple[str, str]]:
     """Return (name, text) of each change that is large enough for a sign of collapse.
 
-    `collapse_signs` lists the changes. It then checks the accuracy and the reward, which are not looked at here.
+    `collapse_signs` lists the changes. It also checks the accuracy and the reward; this function does not.
 
     Args:
-        trends: how each metric changed, by its name.
+        trends: a mapping from the name of a metric to its change.
     """
     length, truncated, repetition = trends[LENGTH], trends[TRUNCATED], trends[REPETITION]
     distinct = trends[DISTINCT]

@@ -93,7 +93,7 @@ class InversionReward:
         token_signals(model, row, self.spec.signal_spec(), steps=steps)
 
     def check_layers(self, model: nn.Module) -> None:
-        """Check that the options name layers of the model that can be measured, without reading its weights.
+        """Check that the layers that the options name exist and can be measured. No weights of the model are read.
 
         `check` also measures a token. This method is for a process that does not hold the model's weights.
 

@@ -77,15 +77,15 @@ class InversionSpec:
         token_budget: the greatest number of padded tokens in one measuring pass. It changes results only by rounding.
         correlation: the kind of correlation: `spearman` or `pearson`.
         min_tokens: if the unit is `token` or `type`, a rollout with fewer measured tokens or types has no score.
-        shrink: how strongly the scores of short rollouts are pulled to 0. It acts like this number of further items
-            without correlation; see `shrunk`.
+        shrink: how strongly the scores of short rollouts are pulled to 0. A score becomes as small as if the
+            rollout had about this many more items without correlation; see `shrunk`.
         clip: scores are clipped to [−clip, clip].
         schedule: how λ changes during training: `constant`, `warmup`, `linear` or `cosine`; see `weight_at`.
         warmup_steps: number of optimizer steps over which λ rises from 0. A value below 1 is a share of the training.
         control: the control experiment: `none`, `shuffled` (strengths are permuted within each rollout) or `random`
             (every score is replaced by a random number).
-        verifier: if a trainer has several reward functions, the name of the one that says which rollouts are right.
-            The default is the first function that verifies answers.
+        verifier: if a trainer has several reward functions, the name of the function that says which rollouts are
+            right. The default is the first function that verifies answers.
         accept: a rollout counts as right ("accepted") if the verifier gives it at least this reward.
         alarm: what to do when the training shows a sign of collapse (see `collapse_signs`): `warn`, `stop`, `drop`
             (set λ to 0) or `off`.
@@ -215,7 +215,7 @@ class InversionSpec:
     def weight_at(self, step: int, num_steps: int) -> float:
         """Return the weight λ for the optimizer step `step` of `num_steps`. The steps are counted from 0.
 
-        The options `weight`, `schedule` and `warmup_steps` determine it, by the formulas of
+        The options `weight`, `schedule` and `warmup_steps` determine λ by the formulas of
         `antiphase.reward.weight_at`.
         """
         total = max(num_steps, 1)

@@ -40,9 +40,10 @@ def repetition(token_ids: Sequence[int]) -> float:
 
 
 def digest(token_ids: Sequence[int]) -> int:
-    """Return a checksum below 2²⁴ of a completion. Different completions almost always have different checksums.
+    """Return a checksum of a completion. Different completions almost always have different checksums.
 
-    The processes send it to one another as a float32, which holds such numbers exactly.
+    The checksum is a whole number below 2²⁴. The processes send it to one another as a float32, which can hold every
+    such number exactly.
     """
     return zlib.crc32(",".join(map(str, token_ids)).encode()) & 0xFFFFFF
 

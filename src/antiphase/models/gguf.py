@@ -14,7 +14,7 @@ _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 
 def is_gguf(name: str) -> bool:
-    """Return whether the name of a model is the path of a GGUF file, by its ending."""
+    """Return whether the name of a model ends like the path of a GGUF file."""
     return name.lower().endswith(_SUFFIX)
 
 

@@ -65,7 +65,7 @@ def _separate(attention: nn.Module, children: _Children, config: Any) -> _Match:
 
     Return None if the attention has no such modules.
 
-    A layer of Gemma 3n or Gemma 4 that reuses the keys and values of an earlier layer has Q and O alone. A layer of
+    A layer of Gemma 3n or Gemma 4 that reuses the keys and values of an earlier layer has only Q and O. A layer of
     Gemma 4 in which one weight computes keys and values has Q, K and O.
     """
     output = next((children[name] for name in _OUTPUT_NAMES if name in children), None)
@@ -143,7 +143,8 @@ def _gpt2(attention: nn.Module, children: _Children, config: Any) -> _Match:
 def _neox(attention: nn.Module, children: _Children, config: Any) -> _Match:
     """Return the projections of an attention with the fused query_key_value of GPT-NeoX; None if it has none.
 
-    Its output features are Q, K and V of the first head, then those of the second head, and so on.
+    The output features of query_key_value are Q, K and V of the first attention head, then those of the second head,
+    and so on.
     """
     if not {"query_key_value", "dense"} <= children.keys() or config.model_type != "gpt_neox":
         return None
@@ -157,7 +158,7 @@ _RULES: tuple[Callable[[nn.Module, _Children, Any], _Match], ...] = (_separate, 
 
 
 def match(module: nn.Module, config: Any) -> _Match:
-    """Return the attention projections of a module by their names `Q`, `K`, `V` and `O`.
+    """Return a mapping from the names `Q`, `K`, `V` and `O` to the attention projections of a module.
 
     The first known layout that fits the names of the submodules is used. Return None if no layout fits.
     """

@@ -213,7 +213,7 @@ def _load_weights(
         source: where the files of the model are.
         dtype: the dtype of the weights.
         placement: a device map; `{"": device}` puts the whole model on one device.
-        options: further arguments of `from_pretrained`. The tokenizer is loaded with the same ones.
+        options: further arguments of `from_pretrained`. The tokenizer is loaded with the same arguments.
     """
     from transformers import AutoModelForCausalLM
 

@@ -224,8 +224,8 @@ def check_gradients(name: str, model: nn.Module, quantization: Quantization) -> 
     """Check that the quantised modules pass the right gradient to their inputs. One module of each type is tested.
 
     Let f be a module, which is linear; x a random input; v a random vector; g = ∂⟨v, f(x)⟩/∂x the gradient that the
-    module passes; and u a step in the direction of g. Then ⟨v, f(x + u) − f(x)⟩ must equal ⟨g, u⟩ up to a tenth. The
-    tolerance is this large because 8-bit modules round their inputs.
+    module passes; and u a vector in the direction of g. Then ⟨v, f(x + u) − f(x)⟩ must equal ⟨g, u⟩ up to a
+    relative error of 0.1. The tolerance is this large because 8-bit modules round their inputs.
 
     Raises:
         UnsupportedModelError: a module passes no gradient, or a wrong one.

@@ -5,8 +5,8 @@ device (see `placement`). But a backward pass needs the weights again, so autogr
 device until then. A model that is larger than the device would not fit. Inside the block of `reloading`, autograd
 remembers only where such a weight comes from, and loads it when the backward pass needs it.
 
-The numbers are the same. Every backward pass loads each weight once more, which takes time: an estimator with one
-backward pass (`own`, `last`) loads each weight twice, and `full` loads it for every token that it measures.
+The measured numbers do not change. Every backward pass loads each weight once more, which takes time: an estimator
+with one backward pass (`own`, `last`) loads each weight twice, and `full` loads it for every token that it measures.
 """
 
 import contextlib
@@ -63,11 +63,11 @@ class _Recipe:
 
 
 class _Noting:
-    """A hook that replaces accelerate's hook on a module. It calls that hook, and notes which weights it loads.
+    """A hook that replaces accelerate's hook on a module. It calls that hook, and notes the weights that are loaded.
 
     Args:
         hook: the hook of accelerate.
-        loaded: the weights that are loaded now, by the `id` of their tensor. The hook adds and removes entries.
+        loaded: a mapping from the `id` of a tensor to the loaded weight. This hook adds and removes entries.
     """
 
     def __init__(self, hook: Any, loaded: dict[int, _Loaded]) -> None:

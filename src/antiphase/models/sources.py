@@ -30,7 +30,7 @@ class Source:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments that `from_pretrained` of transformers needs for a GGUF file; empty for other sources."""
+        """The arguments that `from_pretrained` of transformers needs for a GGUF file; `{}` for other sources."""
         return {} if self.gguf is None else {"gguf_file": self.gguf}
 
     def revision(self, name: str) -> str | None:

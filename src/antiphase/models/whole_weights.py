@@ -1,4 +1,4 @@
-"""Give every process all weights of a model that FSDP 2 shards, so that it can be measured and evaluated.
+"""Give every process all weights of a model that FSDP 2 shards, so that the model can be measured and evaluated.
 
 FSDP 2 (PyTorch's `fully_shard`) spreads the weights over the processes. Hooks on the modules gather the weights of a
 layer before its forward and backward pass, and release them afterwards. Each of these hooks waits for all processes.

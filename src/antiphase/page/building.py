@@ -88,7 +88,7 @@ def training_document(
         summary: the content of summary.json; None while the run is unfinished.
         group: the name of the band that the run belongs to. If it is given, the settings do not decide the band.
         kept: the rollouts that the training stored with the signals of each token; None if it stored none.
-        times: the rows of the run's times.jsonl; none for a run of an older version.
+        times: the rows of the run's times.jsonl; empty for a run of an older version.
         notes: sentences about the run, shown on the page.
     """
     shared = {key: value for key, value in settings.items() if key not in _OF_A_SEED}

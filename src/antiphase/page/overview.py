@@ -52,13 +52,13 @@ def _warnings(subject: Subject, reading: Mapping[str, Any]) -> list[str]:
 
 
 def estimators_of(document: Document) -> dict[str, str]:
-    """Return the texts that explain the estimators on the page, by the name of the estimator."""
+    """Return a mapping from the name of each estimator on the page to a text that explains it."""
     names = dict.fromkeys(str(reading["estimator"]) for subject in document.subjects for reading in subject.readings)
     return {name: ESTIMATORS[name] for name in names if name in ESTIMATORS}
 
 
 def model_notes_of(lines: Sequence[Line]) -> dict[str, list[str]]:
-    """Return the notes on models (layers left out, quantisation), each with the names of the models concerned."""
+    """Return a mapping from a note (on layers left out, or on quantisation) to the names of the models concerned."""
     found: dict[str, list[str]] = {}
     for line in lines:
         for note in line.reading.get("model_notes", ()):

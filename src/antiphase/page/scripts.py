@@ -73,7 +73,7 @@ def modules_from(main: str, read: Callable[[str], str]) -> list[Module]:
 
     Args:
         main: the name of the module that starts the page.
-        read: a function that returns the source of a module for its name.
+        read: a function that takes the name of a module and returns its source.
 
     Raises:
         ValueError: modules import each other in a circle, or a module imports a name that is not exported.
@@ -103,7 +103,7 @@ def one_script(main: str, read: Callable[[str], str]) -> str:
 
     Args:
         main: the name of the module that starts the page.
-        read: a function that returns the source of a module for its name.
+        read: a function that takes the name of a module and returns its source.
 
     Raises:
         ValueError: for the reasons of `module_of` and `modules_from`.

@@ -216,7 +216,7 @@ def _by_rollout(by_estimator: Mapping[Any, pd.DataFrame], name: str, order: "pd.
 
 
 def _frames(label: str, tokens: pd.DataFrame, order: "pd.Series[int]") -> dict[str, pd.DataFrame]:
-    """Return the tokens of the shown rollouts for each estimator, all in the same order."""
+    """Return, for each estimator, the tokens of the shown rollouts. The order is the same for all estimators."""
     frames: dict[str, pd.DataFrame] = {}
     keys: np.ndarray | None = None
     for name, rows in tokens.groupby("estimator", sort=False):

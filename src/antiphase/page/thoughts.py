@@ -18,7 +18,7 @@ SEGMENT, THOUGHT = "segment", "thought"
 def thought_lengths(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.ndarray) -> np.ndarray:
     """Return the number of tokens of each rollout's thought, its tags included; 0 if there is none, `[rollout]`.
 
-    A thought stands at the beginning of its rollout. If it has no end, it is the whole rollout.
+    A thought stands at the beginning of its rollout. A thought without an end is the whole rollout.
 
     Args:
         rollouts: one row for each rollout, with `completion`.

@@ -28,7 +28,7 @@ def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
     * `headline`: the unit whose ρ is shown first.
     * `units`: for each unit, in the order type, token, step: `value, low, high, num_items, num_undefined, within`,
       `subsampling_error` if it is known, and for steps also `given, windows, with_length`.
-    * `segment`: the tokens that are correlated, `all`, `thought` or `answer`.
+    * `segment`: which tokens are correlated: `all`, `thought` or `answer`.
     * `segments`: the `units` of the thought and those of the answer; empty without thoughts.
     * `chain`, `controls`: the entries of the summary with these names; empty if they were not measured.
 

@@ -36,7 +36,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def verdict(reading: Mapping[str, Any]) -> str:
-    """Return the verdict on the correlation ρ that the page shows first, the one over the headline unit.
+    """Return the verdict on the ρ that the page shows first: the correlation over the headline unit.
 
     The verdict is `inverted`, `not inverted`, `undecided`, `no interval` or `undefined`, by the rules of `verdict_of`.
     With only two or three prompts, `undecided` replaces `inverted` and `not inverted`.

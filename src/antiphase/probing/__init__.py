@@ -1,1 +1,1 @@
-"""Probe a model: take rollouts, compute the fingerprint, and write files that others can load."""
+"""Probe a model: generate or read rollouts, compute the fingerprint, and write files that others can load."""

@@ -85,8 +85,8 @@ def find_checkpoints(what: str | os.PathLike[str] | Sequence[str | os.PathLike[s
 
     Returns:
         The checkpoints in the order of their steps. A step is read from the name, from `trainer_state.json` or from
-        the revision. If only the step of the first checkpoint is not known, it is 0. If the step of another checkpoint
-        is not known, all keep the order of the list, and the steps are 0, 1, 2, ….
+        the revision. If only the step of the first checkpoint is not known, and no other step is 0, the first step
+        is 0. With any other unknown step, all keep the order of the list, and the steps are 0, 1, 2, ….
 
     Raises:
         InvalidInputError: a folder is empty or contains no checkpoint, a checkpoint is a GGUF file, a revision is
@@ -215,7 +215,11 @@ def _check_distinct(items: Iterable[_Item]) -> None:
 
 
 def _in_order(items: list[_Item], notes: list[str]) -> Found:
-    """Return the checkpoints sorted by their steps; in the given order, numbered from 0, if a step is not known."""
+    """Return the checkpoints sorted by their steps.
+
+    If only the step of the first checkpoint is not known, and no other step is 0, the first step is set to 0. With any
+    other unknown step, the checkpoints keep the given order and are numbered from 0.
+    """
     first, *others = items
     if first.step is None and others and all(item.step is not None and item.step > 0 for item in others):
         items = [dataclasses.replace(first, step=0), *others]  # The first one is the model before the training.
