@@ -1,6 +1,6 @@
-"""The base of tasks that first find the answer in a completion, and then judge this answer.
+"""The class `ExtractingTask`: the base of tasks that find the answer in a completion, and then judge this answer.
 
-Tasks that generate problems, tasks that read them from rows, and `QuestionTask` derive from it.
+Tasks that generate problems, tasks that read problems from rows, and `QuestionTask` derive from this class.
 """
 
 from dataclasses import dataclass, field

@@ -55,8 +55,8 @@ class Found:
     Args:
         text: the answer.
         how: the place: `tags`, `box`, `announced` (after "The answer is" or `####`, or in bold), `number` (the last
-            number) or `line` (the last line). It is `asked` if the mode is not `auto`, since every other mode names
-            one place.
+            number) or `line` (the last line). With a mode other than `auto`, the place is `asked`, since the caller
+            asked for this one place.
     """
 
     text: str
@@ -102,7 +102,8 @@ def is_whole(completion: str, gold: str, finish: str | None) -> bool:
     """Return False if a completion was cut off before it gave an answer, else True.
 
     A completion that reached its length limit was cut off. Its last number and its last line may come from the middle
-    of a calculation, so they are no answer. An answer in tags, in a box or after an announcement is one.
+    of a calculation, so they do not count as an answer. But an answer in tags, in a box or after an
+    announcement counts.
 
     Args:
         completion: the generated text after its thought.
@@ -118,7 +119,7 @@ def is_whole(completion: str, gold: str, finish: str | None) -> bool:
 def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
     """Return the answer that a completion gives, and where it was found; None if the completion has no answer.
 
-    Answers are cached, because several callers ask for the same one.
+    Answers are cached, because several callers ask for the same answer.
 
     Args:
         completion: the generated text after its thought.
@@ -290,7 +291,10 @@ def _after_announcement(text: str, gold: str, numeric: bool) -> str | None:
 
 
 def _announced_line(text: str) -> str:
-    """Return the line after an announcement, without Markdown signs. If it begins with a formula, return only that."""
+    """Return the line after an announcement, without Markdown signs.
+
+    If the line begins with a formula, only the formula is returned.
+    """
     text = text.lstrip().removeprefix("**").lstrip()
     formula = _FORMULA.match(text)
     if formula is not None and not is_continued(text, formula.end()):

@@ -39,7 +39,7 @@ def pack_entry(entry: Mapping[str, Any]) -> str | None:
 
     The result is None if `unpack_entry` would not turn the text back into an equal entry.
 
-    JSON cannot hold tuples, sets, and keys that are not texts. They are written in a marked form: the tuple `(1,)`
+    JSON cannot hold tuples, sets, or keys that are not texts. So these are written in a marked form: the tuple `(1,)`
     becomes `{"$tuple": [1]}`.
     """
     try:
@@ -59,7 +59,7 @@ def unpack_entry(text: str) -> Any:
 
 
 def _pack(value: Any) -> Any:
-    """Return a value of an entry in the form that `pack_entry` writes. Raise TypeError if this form cannot hold it."""
+    """Return a value of an entry in the form that `pack_entry` writes. Raise TypeError if this is not possible."""
     if value is None or isinstance(value, bool):
         return value
     for kind, plain in ((str, str), (Integral, int), (float, float)):  # numpy's scalars become Python's

@@ -19,7 +19,7 @@ def level_options(name: str, level: int, spec: Spec) -> dict[str, Any]:
         spec: the spec of the task, for the error messages.
 
     Raises:
-        InvalidInputError: the generator has no curriculum, the level is negative, or every attribute has fewer levels.
+        InvalidInputError: the generator has no curriculum, the level is negative, or no attribute has this level.
     """
     from reasoning_gym.coaching.attributes import RangeAttributeDefinition
     from reasoning_gym.coaching.base_curriculum import DefaultCurriculumContext

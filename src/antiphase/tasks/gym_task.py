@@ -33,7 +33,7 @@ _CHUNK = 1000  # problems per internal seed: some generators prepare all `size` 
 def gym_generators() -> Mapping[str, Any]:
     """Return a mapping from the name of each installed generator of reasoning_gym to its two classes.
 
-    They are the class of its data sets, and the class of its configuration.
+    The two are the class of the generator's data sets, and the class of its configuration.
 
     Raises:
         MissingExtraError: reasoning-gym is not installed.

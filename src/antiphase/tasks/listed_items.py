@@ -11,7 +11,7 @@ _TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
 
 
 def items_of(text: str) -> tuple[str, list[str]]:
-    r"""Return (the brackets around the whole text, the items between its outer commas).
+    r"""Return (the brackets around the whole text, its items). Commas inside further brackets do not separate items.
 
     `(1,2]` gives (`(]`, [`1`, `2`]). If there is only one item, the brackets around it stay part of the item.
     """

@@ -169,9 +169,9 @@ def _holds(left: str, number: str) -> bool:
 
 
 def _with_unit(plain: str, found: re.Match[str], units: Set[str]) -> str:
-    """Return the number, together with its unit if this is a known unit that the reference answer lacks.
+    """Return the number. If it has a known unit that differs from the units of the reference answer, add this unit.
 
-    If `units` is empty, the number is returned alone.
+    If `units` is empty, the number is returned without a unit.
 
     Args:
         plain: the text that holds the number.

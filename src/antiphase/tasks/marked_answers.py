@@ -96,5 +96,5 @@ def beside(between: str) -> bool:
 
 
 def _between(text: str, left: tuple[int, int], right: tuple[int, int]) -> str:
-    """Return the text between the closing brace of one box and the command of the next."""
+    """Return the text between two boxes: from the closing brace of the left one to the command of the right one."""
     return re.sub(r"\\(?:boxed|fbox)\s*\{\Z", "", text[left[1] + 1 : right[0]])

@@ -113,8 +113,8 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
 def _misread(answer: str, gold: str) -> bool:
     r"""Return whether math-verify would misread the answer, so that it must not be asked.
 
-    It misreads times, unbalanced braces, two numbers beside each other, and a number with a base (it ignores the
-    base). It also ignores dots and primes behind a number, as in `5\ldots` and `5'`.
+    math-verify misreads times of day, unbalanced braces, and two numbers beside each other. It ignores the base of a
+    number that has one. It also ignores dots and primes behind a number, as in `5\ldots` and `5'`.
     """
     if other_time(answer, gold) or (_AFTER_NUMBER.search(answer) and not _AFTER_NUMBER.search(gold)):
         return True

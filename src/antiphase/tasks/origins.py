@@ -25,12 +25,13 @@ _SAYS_TEST = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 class FileOrigin(Origin):
     """A `.jsonl`, `.json` or `.parquet` file that the rows of a task are read from.
 
-    A known set is a data set that antiphase knows by name, such as `gsm8k`. The file may be a local copy of one.
+    A known set is a data set that antiphase knows by name, such as `gsm8k`. The file may be a
+    local copy of a known set.
 
     Args:
         path: the path of the file.
-        test_of: the name of the known set, if the file is a copy of one. The copy is read as the set's test split.
-            None for any other file; the prompt of each row decides the split of the row.
+        test_of: the name of the known set that the file is a copy of. The copy is read as the set's test split. For
+            any other file, None is given, and the prompt of each row decides the split of the row.
         ids: how the problems get their ids (see `Rows`).
         has_train: whether the known set also has a train split. If so, a training reads the file as a copy of the
             train split.
@@ -181,7 +182,7 @@ class HubOrigin(Origin):
             raise MissingExtraError("datasets", "train", f"reading the hub data set {self.hub_id!r}")
 
     def _part(self, split: str, *, official: bool) -> Rows:
-        """Return the rows of one split. If antiphase contains them, they are read from there, else from the hub."""
+        """Return the rows of one split. If antiphase contains these rows, the hub is not asked."""
         prefix = self.name if self.ids == "text" else f"{self.name}_{split}"
         if self.embedded_test and split == self.test and self.revision is None:
             return _embedded_test(prefix)

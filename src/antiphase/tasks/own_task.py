@@ -127,7 +127,7 @@ class OwnTask(Task):
         return None if answer is None else writable(answer[:MAX_LENGTH])
 
     def found(self, completion: str, problem: Problem) -> Found | None:
-        """Return the result of the user's `found`, its text cut to 20,000 characters; None if it raises an error."""
+        """Return what the user's `found` returns, with its text cut to 20,000 characters; None after an error."""
         try:
             found = self.inner.found(completion, problem)
             return None if found is None else Found(writable(_text(found.text)[:MAX_LENGTH]), found.how)
@@ -216,7 +216,7 @@ def file_digests(specs: Iterable[str]) -> dict[str, str | None]:
 
 
 def recorded_code(digests: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return what a run folder stores about users' own tasks: `{"tasks_sha256": digests}`, or `{}` without digests."""
+    """Return what a run folder stores about users' own tasks: `{"tasks_sha256": digests}`; `{}` if there are none."""
     return {"tasks_sha256": dict(digests)} if digests else {}
 
 

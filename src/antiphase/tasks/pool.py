@@ -1,7 +1,8 @@
 """Verify completions in processes that can be killed, so that no completion can hang or end the caller.
 
 `VerifierPool.check` works in any thread and uses no signals in the caller. It returns a verdict for every completion.
-If a few string operations can decide a verdict, no process is used. `worker` is the program of the processes.
+If a few string operations can decide a verdict, no process is used. The processes run the program in the
+module `worker`.
 """
 
 import contextlib

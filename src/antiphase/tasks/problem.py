@@ -112,8 +112,8 @@ class Task(ABC):
     def for_training(self) -> "Task":
         """Return the task that training uses, which usually is this task itself.
 
-        It is another task if this one reads a local copy of a known data set with a train split, such as `gsm8k`. The
-        other task reads the copy as the train split.
+        The exception is a task that reads a local copy of a known data set with a train split, such as `gsm8k`. The
+        returned task then reads the copy as the train split.
         """
         return self
 

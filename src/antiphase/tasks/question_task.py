@@ -1,7 +1,7 @@
-"""A base class for a user's own task.
+"""The class `QuestionTask`: a base class for a user's own task.
 
-It gives each question its id, splits and shuffles the questions, and finds the answer in a completion. The subclass
-gives the questions and decides whether an answer is right.
+The class makes an id for each question. It divides the questions into splits, shuffles them, and finds the answer in a
+completion. A subclass returns the questions, and decides whether an answer is right.
 """
 
 import random

@@ -115,5 +115,5 @@ def _key(name: str) -> str:
 
 
 def _by_key(names: Iterable[str]) -> Mapping[str, str]:
-    """Return the names as a mapping. The key of each name is the form that `_key` gives it."""
+    """Return a mapping from what `_key` returns for each name to the name itself."""
     return {_key(name): name for name in names}

@@ -53,15 +53,15 @@ class Origin(ABC):
     def at_hand(self) -> list[Rows]:
         """Return the rows that can be read without a download.
 
-        If `read` would fail for a reason that can be found without a download, its error is raised.
+        If a reason why `read` would fail can be found without a download, the error of `read` is raised here.
         """
         return self.read("all")
 
     def for_training(self) -> "Origin":
         """Return the origin that training reads, which usually is this origin itself.
 
-        It is another origin if this one is a local copy of a known data set with a train split, such as `gsm8k`. The
-        other origin reads the copy as the train split.
+        The exception is a local copy of a known data set with a train split, such as `gsm8k`. The returned origin then
+        reads the copy as the train split.
         """
         return self
 
@@ -113,7 +113,7 @@ class RowTask(ExtractingTask):
         return found[:num]
 
     def check_source(self) -> None:
-        """Make the problems of all rows that need no download. A malformed row raises its error."""
+        """Make the problems of all rows that need no download. Raise the error of a malformed row."""
         for part in self.origin.at_hand():
             self._problems(part)
 

@@ -57,7 +57,7 @@ class TableTask(RowTask):
     def has_two_scores(self) -> bool:
         """Whether each completion also gets a strict and a flexible score beside the verdict.
 
-        It gets them if the answer is looked for in several places, so that it matters where it was found.
+        The task has both scores if it looks for the answer in several places, since the place then makes a difference.
         """
         return self.extract == "auto"
 

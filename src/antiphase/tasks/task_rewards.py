@@ -1,4 +1,4 @@
-"""Rewards that verify completions of tasks, callable as reward functions of TRL, and the data-set rows for them.
+"""Rewards that verify completions of tasks and follow TRL's protocol, and the data-set rows that these rewards need.
 
 This module does not import TRL. Any trainer that calls reward functions as TRL does can use these rewards.
 """
@@ -27,9 +27,9 @@ class ReadingReward:
     1. a tag that is a special token, because the trainer decodes completions without special tokens;
     2. an opening tag that the chat template wrote at the end of the prompt, because it is not part of the completion.
 
-    `CorRPOTrainer` decodes the token ids itself, so both kinds are there. With another trainer, tags of kind 1 stay
-    missing. This class recovers a tag of kind 2 from the end of the prompt, if the prompt is a text, or a chat whose
-    last message is the assistant's.
+    `CorRPOTrainer` decodes the token ids itself, so its texts contain both kinds of tags. With another
+    trainer, tags of kind 1 stay missing. This class recovers a tag of kind 2 from the end of the prompt, if the prompt
+    is a text, or a chat whose last message is the assistant's.
 
     Args:
         tags: pairs of the tag that opens a thought and the tag that closes it; see `thoughts.thought_tags`.
@@ -44,8 +44,8 @@ class ReadingReward:
         """Return the texts of completions, each with the opening tag of a thought if its prompt ends with that tag.
 
         Args:
-            completions: the completions, each a text or a list of chat messages. Of a list, only the assistant's last
-                message is read.
+            completions: the completions, each a text or a list of chat messages. If it is a list, only the assistant's
+                last message is read.
             prompts: the prompt of each completion, a text or a list of chat messages; None if they are not known.
         """
         texts = [completion_text(completion) for completion in completions]
@@ -92,9 +92,9 @@ class AccuracyReward(ReadingReward):
         """Return the rewards of a batch: 1 for each right completion, 0 for each wrong one.
 
         Args:
-            prompts: the prompts. Of each, only an opening tag at its end is read.
-            completions: the completions, each a text or a list of chat messages. Of a list, only the assistant's last
-                message is read.
+            prompts: the prompts. Only an opening tag at the end of a prompt is read.
+            completions: the completions, each a text or a list of chat messages. If it is a list, only the assistant's
+                last message is read.
             completion_ids: not read.
             answer: the reference answer of each problem. The function `rows` makes the columns `answer`, `task`,
                 `problem_id`, `metadata` and `question`.

@@ -61,7 +61,7 @@ def sign_units(text: str) -> set[str]:
 
 
 def units_of(text: str) -> set[str]:
-    r"""Return the known units that a text names by a sign, such as €, or by the word behind its value.
+    r"""Return the known units that a text names by a sign, such as €, or by the word behind the value.
 
     `5 dollars per day` has the unit `dollar`. Nouns that are no known units, such as `apples`, are left out.
 

@@ -41,8 +41,8 @@ class Verdict:
 def answer_part(task: Task, completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> str | None:
     """Return the part of a completion that the task's verifier reads.
 
-    This part is the text after the thought; None if the thought does not end. If the task has `reads_thoughts`, the
-    part is the whole completion.
+    This part is the text after the thought. If the thought does not end, None is returned. If the task's
+    `reads_thoughts` is True, the part is the whole completion.
     """
     return completion if task.reads_thoughts else spoken(completion, tags).answer
 

@@ -43,7 +43,7 @@ def add_to_advantages(
 
 
 def trained_tokens(output: Mapping[str, Any]) -> Int[Tensor, "rollout token"]:
-    """Return 1 for each completion token of the batch that is trained on, and 0 for tokens of tools and for padding.
+    """Return a tensor that is 1 at completion tokens that are trained on, and 0 at tokens of tools and at padding.
 
     Args:
         output: what TRL's `_generate_and_score_completions` returned.

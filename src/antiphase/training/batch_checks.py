@@ -97,7 +97,7 @@ def check_lengths(logged: Mapping[str, Sized], count: int) -> None:
     """Raise InvalidInputError if a logged column does not have one value for each rollout.
 
     Args:
-        logged: the columns that reward functions passed to `log_extra` for a batch, by their names.
+        logged: a mapping from names to columns, which reward functions passed to `log_extra` for a batch.
         count: number of rollouts that the functions of this process scored.
     """
     for name, values in logged.items():

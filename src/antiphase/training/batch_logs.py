@@ -39,7 +39,7 @@ def log_metrics(trainer: Any, metrics: Mapping[str, float]) -> None:
 
     Args:
         trainer: TRL's trainer.
-        metrics: the metrics by name. Each is computed over the rollouts of all processes.
+        metrics: a mapping from the name of each metric to its value over the rollouts of all processes.
 
     Raises:
         InvalidInputError: a reward function logged a metric of the same name.
@@ -51,9 +51,10 @@ def log_metrics(trainer: Any, metrics: Mapping[str, float]) -> None:
 
 
 def mean_over_processes(logged: Mapping[str, float], gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
-    """Return the mean of each metric over the processes that logged it, by name. All processes call this together.
+    """Return a mapping from the name of each metric to its mean over the processes that logged it.
 
-    A process logs only the metrics of its own rollouts, so processes may log different ones, or none.
+    All processes call this function together. A process logs only the metrics of its own rollouts, so processes may
+    log different metrics, or none.
 
     Args:
         logged: the metrics that the reward functions of this process logged for the batch.

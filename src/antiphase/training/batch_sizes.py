@@ -21,9 +21,9 @@ _WORDS = {
 
 
 def batch_sizes(args: Any) -> dict[str, int]:
-    """Return the four batch sizes that must stay the same when a run is continued, by name.
+    """Return a mapping from names to the four batch sizes that must stay the same when a run is continued.
 
-    Numbers of rollouts count the rollouts of all processes together. `_WORDS` says what each of the four is.
+    Numbers of rollouts count the rollouts of all processes together. `_WORDS` says what each of the four numbers is.
 
     Args:
         args: the trainer's arguments.

@@ -105,7 +105,7 @@ def check_columns(arguments: Mapping[str, Any], functions: Sequence[Any]) -> Non
     If a streamed data set does not name its columns, its first row is read to find them.
 
     Args:
-        arguments: the arguments of TRL's trainer by name, among them the data sets.
+        arguments: a mapping from names to the arguments of TRL's trainer, among them the data sets.
         functions: the reward functions.
     """
     needed = [] if arguments.get("environment_factory") is not None else ["prompt"]

@@ -27,7 +27,7 @@ class CompletionReader:
     Attributes:
         rollouts: the token ids of the completions and of their prompts, as they were given.
         finishes: how each completion ended: `length` if it has no end token and reached the limit, else `stop`.
-        logged: the metrics that `ReadingReward` functions have logged for the batch, by name.
+        logged: a mapping from names to the metrics that `ReadingReward` functions have logged for the batch.
     """
 
     def __init__(

@@ -123,7 +123,7 @@ def further_rows(
 def sampling_metrics(
     *, rounds: int, num_groups: int, num_tied: int, tokens: float, kept_tokens: float, accuracy: float
 ) -> dict[str, float]:
-    """Return the metrics of a batch that was sampled dynamically, by their names in docs/metrics.md.
+    """Return a mapping from the names in docs/metrics.md to the metrics of a batch that was sampled dynamically.
 
     Args:
         rounds: how often groups were replaced after the first sample of the batch.
@@ -131,8 +131,8 @@ def sampling_metrics(
         num_tied: how many of the sampled groups had equal rewards or no reward.
         tokens: completion tokens of all sampled groups.
         kept_tokens: completion tokens of the groups that are trained on.
-        accuracy: share of right rollouts in the first sample, without the rollouts that the verifier did not judge;
-            NaN if it judged none.
+        accuracy: share of right rollouts among the rollouts of the first sample that the verifier judged; NaN if it
+            judged none.
     """
     return {
         f"{PREFIX}rounds": float(rounds),

@@ -49,7 +49,7 @@ class HeldOut:
 class _Answer(NamedTuple):
     """The result of verifying one completion: whether it is right, and why (`outcome`).
 
-    `length` is its number of tokens. `truncated` says whether it was cut off at the length limit.
+    `length` is the number of the completion's tokens. `truncated` says whether the length limit ended the completion.
     """
 
     right: bool
@@ -74,9 +74,9 @@ def evaluate_policy(
         rank, world: index of this process, and number of processes that share the problems.
 
     Returns:
-        shares in [0, 1], counts, and a mean length in tokens, by their names in docs/metrics.md. They are the same on
-        every process. Names that end in `_low` and `_high` are the ends of a 95 % interval over problems, from
-        `share_interval`.
+        a mapping from names, which docs/metrics.md explains, to shares in [0, 1], counts, and a mean length in tokens.
+        Every process returns the same numbers. Names that end in `_low` and `_high` are the ends of a 95 % interval
+        over problems, from `share_interval`.
     """
     chosen = list(range(rank, len(held.problems), world))
     drawn = _answers(loaded, held, chosen, held.samples, held.sampling, pool)
@@ -157,7 +157,9 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
         self._done_at = math.nan
 
     def evaluate(self, step: int, *, track: bool = True) -> dict[str, float]:
-        """Evaluate the policy now, and write the results as a row of the trajectory. Return the results by name.
+        """Evaluate the policy now, and write the results as a row of the trajectory.
+
+        The returned mapping has the name and the value of each result.
 
         Args:
             step: number of optimizer steps before the evaluation.

@@ -30,7 +30,7 @@ def host_arguments(
         model: the model or its name.
         reward_funcs: one reward function, several of them, or None.
         args: the trainer's configuration, which is not changed.
-        positional, named: the other arguments of `GRPOTrainer`: positional ones in its order, and keyword ones.
+        positional, named: the other arguments of `GRPOTrainer`, as positional arguments or as keyword arguments.
 
     Raises:
         InvalidInputError: arguments do not fit together.

@@ -35,9 +35,9 @@ class RewardedBatch:
         facts: what was measured on each rollout, such as its inversion and its length.
         group_size: number of rollouts of each prompt.
         weight: λ, the weight of inversion.
-        task: the task reward of each rollout: the weighted sum of the rewards of all reward functions.
+        task: the task reward of each rollout: the weighted sum of what all reward functions returned.
         reward: the task reward plus λ times the inversion term.
-        by_function: the rewards that each reward function gave, by the name of the function.
+        by_function: a mapping from the name of each reward function to the rewards that it returned.
     """
 
     facts: RolloutFacts
@@ -143,7 +143,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self._done, self._step, self._rows, self._places = self._step, None, [], []
 
     def _of_batch(self, batch: RewardedBatch, place: int) -> dict[str, Any]:
-        """Return the columns of a rollout's table row that hold its ids, settings, scores and rewards, by name.
+        """Return part of a rollout's table row: a mapping with its ids, settings, scores and rewards.
 
         `place` is the index of the rollout in the batch of all processes.
         """
@@ -169,7 +169,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         }
 
     def _of_tokens(self, own: RolloutFacts, reader: CompletionReader, row: int) -> dict[str, Any]:
-        """Return the columns of a rollout's table row that hold its texts, tokens and signals, by name.
+        """Return part of a rollout's table row: a mapping with its texts, tokens and signals.
 
         `row` is the index of the rollout among those of this process.
         """

@@ -1,6 +1,6 @@
 """The folder with the rollouts that a training kept. Each Parquet file holds the kept rollouts of one batch.
 
-    OUT/kept_rollouts/step-000040.parquet     a row for each rollout, with lists of a value for each token
+    OUT/kept_rollouts/step-000040.parquet     a row for each rollout, with lists that have a value for each token
 
 A file is written when its batch is complete, so a killed run loses at most the file that it was about to write. Each
 file appears under its name only when it is complete. docs/files.md explains the columns. This module imports no torch.

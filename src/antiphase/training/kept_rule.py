@@ -67,8 +67,8 @@ def interval(max_steps: int, num_rollouts: int, longest: int | None) -> int:
 def is_kept(step: int, max_steps: int, every: int, span: Fraction | float) -> bool:
     """Return whether to keep rollouts of the batch that was sampled before optimizer step `step`.
 
-    The steps are divided into sections of `every` steps. Rollouts of the first batch of each section are kept, and
-    rollouts of the last batch of the training. Batch k is sampled before step ⌊k · span⌋.
+    The steps are divided into sections of `every` steps. Rollouts of the first batch of each section are kept. So
+    are rollouts of the last batch of the training. Batch k is sampled before step ⌊k · span⌋.
 
     Args:
         step: number of optimizer steps before the batch was sampled.

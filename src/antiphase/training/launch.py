@@ -74,7 +74,8 @@ def check_parallelism(sizes: Mapping[str, int]) -> None:
     """Raise InvalidInputError if several processes are to share one rollout.
 
     Args:
-        sizes: the number of processes that share a rollout, by the name of the parallelism: `tp`, `cp` or `sp`.
+        sizes: a mapping from the name of a parallelism (`tp`, `cp` or `sp`) to the number of processes that share a
+            rollout.
 
     Raises:
         InvalidInputError: one of the numbers is above 1.

@@ -85,7 +85,7 @@ class Counts:
         products: number of operations in matrix products that have the dtype of the weights.
         wide: number of operations in float64 matrix products.
         solver: number of operations in float64 solvers (QR and eigenvalues) on a CPU.
-        columns: number of matrix columns that QR decompositions on a GPU take one after another.
+        columns: number of matrix columns that QR decompositions on a GPU process one after another.
         bytes: number of bytes that are read from memory or written to it.
         calls: number of kernels that are started.
     """

@@ -26,7 +26,7 @@ def check_folder(folder: Path, *, resume: bool) -> bool:
 
     Raises:
         InvalidInputError: a new run is to start, and the folder is not empty. Or a run is to continue, and the folder
-            holds no training run or a finished one.
+            holds no training run, or holds a finished run.
     """
     if is_free(folder):
         return False

@@ -1,4 +1,4 @@
-"""Checks the options of a training that antiphase itself defines, before TRL is imported, which takes seconds.
+"""Checks antiphase's own options of a training before the import of TRL, since that import takes seconds.
 
 An option is a key of the recipe's file or a flag. TRL's options are skipped, since only TRL knows them. Later the
 module `recipe` reads all options again, and reports errors with the same messages.
@@ -74,7 +74,7 @@ def check_command(words: Sequence[str]) -> None:
 
 
 def check_recipe(content: Mapping[Any, Any]) -> None:
-    """Check the keys of a recipe that antiphase itself defines.
+    """Check the values of those keys of a recipe that antiphase itself defines.
 
     `parse_recipe` would raise the same error later.
 
@@ -97,7 +97,7 @@ def _own_values(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
 
 
 def _checked(values: Mapping[str, Any]) -> RunOptions:
-    """Check that the values of antiphase's own options fit together. Return those that `RunOptions` has fields for."""
+    """Check that the values of antiphase's own options fit together. Return the `RunOptions` among them."""
     pinned: Mapping[str, Any] = {}
     if values.get("preset") is not None:
         pinned = resolve_preset(values["preset"])[0].arguments

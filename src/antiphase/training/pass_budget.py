@@ -1,8 +1,8 @@
 """Limits the tokens of a measuring pass in a training, so that the pass needs no more memory than the update.
 
 A measuring pass is one forward and backward pass that measures inversion. With the estimator `own`, it keeps the
-activations of its tokens. The update does the same for a micro-batch, and also holds the gradients of the weights. So
-a measuring pass with at most the tokens of a micro-batch does not raise the training's peak of memory.
+activations of its tokens. The update keeps the activations of a micro-batch, and also holds the gradients of the
+weights. So a measuring pass with at most the tokens of a micro-batch does not raise the training's peak of memory.
 
 With gradient checkpointing, the update keeps less: the input of each layer, and the activations of one layer at a
 time. A measuring pass then gets fewer tokens, so that it needs about as much memory as the update.

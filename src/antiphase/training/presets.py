@@ -239,7 +239,10 @@ _TERM_DEVIATIONS: dict[str, str] = {
 
 
 class _Presets(Registry[Preset]):
-    """The baselines by name. The error message for an unknown name also lists `corr-po` and `corr-po-fast`."""
+    """A mapping from names to the baselines.
+
+    The error message for an unknown name also lists `corr-po` and `corr-po-fast`.
+    """
 
     def check(self, name: str) -> None:
         if name not in self:

@@ -194,7 +194,7 @@ def probe_policy(
         tags: pairs of texts that open and close a thought.
 
     Returns:
-        the numbers by their names, which docs/metrics.md lists. An undefined number is NaN.
+        a mapping from the names that docs/metrics.md lists to the numbers. An undefined number is NaN.
 
     Raises:
         InvalidInputError: the unit, segment, splitter or step strength is unknown, or `min_tokens` or `min_steps` is
@@ -235,7 +235,7 @@ def _drawn(model: Any, probe_set: ProbeSet) -> tuple[tuple[int, ...], ...]:
 def _by_unit(
     signals: TokenSignals, batch: TokenBatch, probe_set: ProbeSet, headline: Unit, spec: ScoreSpec, num_resamples: int
 ) -> dict[str, float | str | int]:
-    """Return ρ over every unit, pooled over all rollouts, by the names of docs/metrics.md.
+    """Return a mapping from names in docs/metrics.md to numbers: for every unit, ρ pooled over all rollouts.
 
     `headline` is the main unit. Its ρ is also returned under names without a unit, and so is the mean of the ρ of
     single rollouts.

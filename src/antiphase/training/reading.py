@@ -75,9 +75,9 @@ class ReadingTrainer(TimedTrainer):
         return extras
 
     def _give_extras(self, extras: Sequence[Mapping[str, Any]]) -> None:
-        """Give the values that `_taken_extras` returned back to TRL, for the rollouts of the final batch.
+        """Pass the values from `_taken_extras` to TRL, for the rollouts of the final batch.
 
-        TRL adds them to its table of completions.
+        TRL adds the values to its table of completions.
         """
         for name in dict.fromkeys(name for row in extras for name in row):
             self._pending_extra_logs[name] = [row.get(name) for row in extras]

@@ -1,8 +1,8 @@
 """Reads a recipe, the YAML file and the flags of `antiphase train`, and resolves it into the options of a run.
 
 The keys are the fields of `RunOptions`, of TRL's `ModelConfig` and of `CorRPOConfig`, so every argument of TRL's GRPO
-is a key. If a key has values in several places, one of them is used: the flag goes before the file, the file before
-the preset, and the preset before the default of antiphase.
+is a key. A key can have values in several places. The first of these places that has a value is used: the flag, the
+file, the preset, the default of antiphase.
 """
 
 import argparse

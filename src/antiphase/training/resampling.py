@@ -303,8 +303,8 @@ class ResamplingTrainer(ReadingTrainer):
         Args:
             final: the batch so far.
             new: the new sample, whose groups may replace groups of the batch.
-            pairs: pairs of a group's index in the batch, and the index in the new sample of the group that replaces
-                it.
+            pairs: pairs of two indices. The first is that of a group in the batch. The second is that of the group in
+                the new sample that replaces the first group.
         """
         size = int(self.num_generations)
         moves = {fresh * size + member: old * size + member for old, fresh in pairs for member in range(size)}

@@ -35,7 +35,7 @@ def added_column(trainer: Any, function: Callable[..., Any], name: str) -> Itera
     Args:
         trainer: TRL's trainer.
         function: the reward function.
-        name: the name under which TRL logs its rewards.
+        name: the name under which TRL logs the rewards of this function.
     """
     before = {key: getattr(trainer, key) for key in (*_LISTS, "reward_weights")}
     for key, value in zip(_LISTS, (function, name, None), strict=True):

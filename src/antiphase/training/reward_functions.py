@@ -43,8 +43,8 @@ def checked_values(name: str, values: Any, expected: int) -> list[float | None]:
         expected: number of completions.
 
     Raises:
-        InvalidInputError: the values are not a number or None for each completion, or a number is infinite or too
-            great for float32.
+        InvalidInputError: there is not exactly one value for each completion, a value is neither a number nor None, or
+            a number is infinite or too great for float32.
     """
     listed = _listed(name, values, expected)
     if len(listed) != expected:

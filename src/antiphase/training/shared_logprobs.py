@@ -46,7 +46,8 @@ def needs_old_logprobs(args: Any) -> bool:
 def check_shared(trainer: Any) -> None:
     """Raise InvalidInputError unless the measured log-probabilities can replace TRL's; see `share_logprobs`.
 
-    They cannot if TRL computes none, or if TRL's may differ from the measured ones by more than rounding.
+    The option is refused if TRL computes no old log-probabilities. It is also refused if TRL's log-probabilities may
+    differ from the measured log-probabilities by more than rounding.
 
     Args:
         trainer: the `CorRPOTrainer`, after TRL has built it.
@@ -177,7 +178,7 @@ class SharingTrainer(ResamplingTrainer):
     def _shared(self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int) -> Tensor | None:
         """Return the measured log-probabilities on TRL's device; None if a token was not measured.
 
-        TRL then computes all log-probabilities itself.
+        If the result is None, TRL computes all log-probabilities itself.
         """
         if model is not self.model or self._rollouts is None or len(input_ids) != len(self._rollouts.completion_ids):
             raise HostError("TRL asked for old log-probabilities of another model or batch. Set share_logprobs=False.")

@@ -50,7 +50,7 @@ class StepClock:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Add the time of the code inside a `with` block to the time of a part. Then the part before it goes on."""
+        """Add the time of a `with` block to the time of a part. After the block, the part that ran before goes on."""
         self._switch()
         self._running.append(self.running if self.running in BETWEEN_STEPS else name)
         try:
@@ -65,7 +65,7 @@ class StepClock:
         self._running[0] = name
 
     def lap(self) -> dict[str, float]:
-        """Return the seconds of every part since the last call, by the part's name. Then set all times to 0."""
+        """Return a mapping from each part's name to its seconds since the last call. Then set all times to 0."""
         self._switch()
         seconds, self._seconds = self._seconds, dict.fromkeys(PARTS, 0.0)
         return seconds

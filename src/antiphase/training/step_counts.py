@@ -131,7 +131,8 @@ def own(
 def _joint_own(shape: ModelShape, tokens: float, step: int, machine: Machine) -> Counts:
     """Count the work of the joint strengths of sentences with the estimator `own`.
 
-    `tokens` is the number of all tokens, and `step` that of each sentence; 0 means that no joint strength is measured.
+    `tokens` is the number of all tokens. `step` is the number of tokens of a sentence; 0 means that no joint strength
+    is measured.
     """
     if not step:
         return Counts()
@@ -267,9 +268,9 @@ def _projections(shape: ModelShape) -> tuple[tuple[int, int], ...]:
 
 
 def _pairs(shape: ModelShape, rows: float, length: int, past: int, machine: Machine) -> float:
-    """Return how many pairs of a query and a key one head computes in the frozen attention, which works in blocks.
+    """Return how many pairs of a query and a key one attention head computes in the frozen attention.
 
-    The frozen attention is the attention with which the estimators measure.
+    The frozen attention is the attention with which the estimators measure. It works in blocks.
     """
     block = _BLOCK_ELEMENTS[machine.gpu] / (rows * shape.heads * max(1, length + past))
     block = min(float(length), max(float(_LEAST_ROWS), block))
@@ -279,7 +280,7 @@ def _pairs(shape: ModelShape, rows: float, length: int, past: int, machine: Mach
 def _roots(rows: float, columns: float, machine: Machine) -> Counts:
     """Count the work of the nuclear norm of a matrix.
 
-    On a GPU, it is computed by the square root of the smaller Gram matrix; on a CPU, by its eigenvalues.
+    A GPU computes the norm by the square root of the smaller Gram matrix. A CPU uses the eigenvalues of this matrix.
     """
     small, large = min(rows, columns), max(rows, columns)
     if machine.gpu:
@@ -293,7 +294,7 @@ def _roots(rows: float, columns: float, machine: Machine) -> Counts:
 def _factor(tokens: int, width: int, machine: Machine) -> Counts:
     """Count the work of the factor L in A = L Q, by QR or by Cholesky. A holds the inputs of a projection.
 
-    On a GPU, a QR decomposition is slow, since it takes one column after another.
+    On a GPU, a QR decomposition is slow, since it processes one column after another.
     """
     small, large = min(tokens, width), max(tokens, width)
     if not machine.gpu:

@@ -27,7 +27,7 @@ class StepEstimate:
     """Estimated seconds of each part of an optimizer step on this process, and the estimated memory of a training.
 
     The times are those of completions of the greatest length. Most completions are shorter, so a real step is faster.
-    Rounds of dynamic sampling add to this time. The number of rounds is not known before the training.
+    Rounds of dynamic sampling take further time. The number of rounds is not known before the training.
 
     Args:
         generating, measuring, updating: seconds of sampling the completions, of measuring inversion, and of the

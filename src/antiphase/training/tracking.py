@@ -15,7 +15,7 @@ def log_numbers(trainer: Any, control: Any, values: Mapping[str, Any]) -> None:
     Args:
         trainer: the trainer.
         control: the trainer's control object, which holds the flag.
-        values: the numbers by name. Values that are texts are not logged.
+        values: a mapping from names to the numbers. Values that are texts are not logged.
     """
     asked = control.should_log
     Trainer.log(trainer, {key: value for key, value in values.items() if not isinstance(value, str)})

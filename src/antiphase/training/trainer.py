@@ -60,7 +60,7 @@ class CorRPOTrainer(SharingTrainer):
         reward_funcs: the task rewards. `SelfCertaintyReward`, `NegativeEntropyReward` and `MajorityVoteReward` may be
             among them.
         args: a `CorRPOConfig`.
-        positional, named: the other arguments of `GRPOTrainer`: positional ones in its order, and keyword ones.
+        positional, named: the other arguments of `GRPOTrainer`, as positional arguments or as keyword arguments.
 
     Raises:
         HostError: the installed TRL lacks something that antiphase relies on.
@@ -290,7 +290,7 @@ class CorRPOTrainer(SharingTrainer):
         )
 
     def _without_own(self, columns: Tensor) -> Tensor:
-        """Return `columns` without the inversion reward. The last axis of `columns` is the reward functions."""
+        """Return `columns` without the inversion reward. The last axis has one entry for each reward function."""
         return torch.cat([columns[..., : self._column], columns[..., self._column + 1 :]], dim=-1)
 
     def _record(self, combined: CombinedRewards) -> None:

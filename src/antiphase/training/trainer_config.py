@@ -45,13 +45,13 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
     Args:
         dynamic_sampling: the greatest number of rounds in which groups with equal task rewards are replaced by groups
             of further prompts (DAPO's dynamic sampling); 0 replaces none.
-        token_advantages: `gtpo` gives every token an advantage of its own, by its entropy; see `gtpo_advantages`.
+        token_advantages: `gtpo` computes an advantage for every token from its entropy; see `gtpo_advantages`.
             `none` keeps TRL's advantages, one for each rollout.
         keep_rollouts: number of rollouts of a batch that are kept token by token in the run's folder; 0 keeps none.
             Whole groups are kept if the number is at least `num_generations`. The module `kept_rule` chooses the
             batches.
-        share_logprobs: whether the old log-probabilities of the tokens come from the measurement of inversion, where
-            TRL would compute them in a forward pass of its own. The two differ by rounding alone; see
+        share_logprobs: whether the old log-probabilities of the tokens come from the measurement of inversion. TRL
+            then needs no forward pass of its own for them. The values differ from TRL's by rounding alone; see
             `shared_logprobs`.
 
     Raises:

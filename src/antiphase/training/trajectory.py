@@ -112,7 +112,7 @@ class Trajectory:
         Args:
             kind: the kind of the row: `step`, `eval`, `probe` or `alarm`.
             step: number of optimizer steps before the row was measured.
-            values: the numbers of the row by name.
+            values: a mapping from names to the numbers of the row.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:

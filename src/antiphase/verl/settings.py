@@ -55,7 +55,7 @@ def check_config(config: Any) -> None:
     """Check that the inversion can be measured with verl's configuration.
 
     Args:
-        config: verl's configuration, or nested mappings of the same keys.
+        config: verl's configuration, or nested mappings with the same keys.
 
     Raises:
         InvalidInputError: the inversion cannot be measured with the actor's engine, parallelism or adapter.

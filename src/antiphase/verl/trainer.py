@@ -1,7 +1,8 @@
 """The trainers that the plugin adds to verl: `corr_po`, and the names of asynchronous modes, which are refused.
 
-In each step the actor measures its rollouts, after it has computed the old log-probabilities. Before verl computes
-advantages, the term of the inversion is added to the rewards of the rollouts. All other arithmetic is verl's.
+In each training step, the actor first computes the old log-probabilities of its rollouts. Then it measures the
+inversion of these rollouts. Before verl computes advantages, the term of the inversion is added to the rewards. In the
+mode `centered`, the term is added to verl's advantages instead. All other arithmetic is verl's.
 """
 
 from typing import Any

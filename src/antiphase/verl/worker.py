@@ -86,7 +86,7 @@ class InversionTrainingWorker(TrainingWorker):  # type: ignore[misc]
 
 
 class InversionWorker(ActorRolloutRefWorker):  # type: ignore[misc]
-    """verl's worker for actor, rollout and reference. Here its actor also measures the inversion."""
+    """verl's worker for actor, rollout and reference, with an actor that also measures the inversion."""
 
     actor_worker_cls = InversionTrainingWorker
 
