@@ -32,9 +32,9 @@ def estimators(stored: Row) -> list[str]:
         "",
         *costs([row for row in stored["rows"] if row["case"] in ("machine", "cost")]),
         "**Against the oracle.** The rollout has 152 tokens, of which 96 are the completion. `own` and `last` "
-        "measured all 96. The others measured only some of them: `full` 16, `oracle` 2, and `oracle` for the last layer 4. "
-        "For each measured token, the oracle computes the gradient of the token's logit at the weights, and the "
-        "singular values of this gradient.",
+        "measured all 96. The others measured only some of them: `full` 16, `oracle` 2, and `oracle` for the last "
+        "layer 4. For each measured token, the oracle computes the gradient of the token's logit at the weights, and "
+        "the singular values of this gradient.",
         "",
         *table(["estimator", "time for one token", "speed against the oracle", "peak memory"], body),
     ]
