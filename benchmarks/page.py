@@ -31,9 +31,10 @@ def estimators(stored: Row) -> list[str]:
         "## What each estimator costs",
         "",
         *costs([row for row in stored["rows"] if row["case"] in ("machine", "cost")]),
-        "**Against the oracle.** The rollout has 152 tokens, and 96 of them are measured. For each of these tokens, "
-        "the oracle computes the gradient of the token's logit at the weights, and the singular values of this "
-        "gradient.",
+        "**Against the oracle.** The rollout has 152 tokens, of which 96 are the completion. `own` and `last` "
+        "measured all 96. The others measured only some of them: `full` 16, `oracle` 2, and `oracle` for the last "
+        "layer 4. For each measured token, the oracle computes the gradient of the token's logit at the weights, and "
+        "the singular values of this gradient.",
         "",
         *table(["estimator", "time for one token", "speed against the oracle", "peak memory"], body),
     ]
@@ -55,9 +56,9 @@ def costs(rows: Sequence[Row]) -> list[str]:
         return f"{time_of(row['limit_seconds'] / per)} ({times_of(row['seconds_p50'] / row['limit_seconds'])})"
 
     return [
-        "`own` and `last` measured all tokens of one rollout. `full` measured 4 tokens, drawn at random. The "
-        "tables have its time for one token: its whole time divided by 4. The estimators also run the head, which a "
-        "plain pass does not. "
+        "`own` and `last` measured all tokens of one rollout. `full` measured 4 tokens, drawn at random. For "
+        "`full`, the times are those of one token: the whole time divided by 4. The estimators also run the head, "
+        "which a plain pass does not. "
         f"All times are medians over {works[0]['rounds']} rounds (`make bench`, "
         "[numbers](../benchmarks/results/estimators-cpu.json)).",
         "",
@@ -66,17 +67,17 @@ def costs(rows: Sequence[Row]) -> list[str]:
         *table(header, cells_of(works, time)),
         "",
         "**The physical limit.** One thread of this machine multiplies float32 matrices of the model's shape at "
-        f"{rate:.0f} GFLOP/s. The table shows how long the matrix products alone would take at this rate. The number "
-        "in brackets is the measured time, divided by this limit. The limit counts the products of the layers, of the "
-        "causal half of the attention, and of the head. For `last`, it also counts the products of the gradients at "
-        "K. For `full`, it does not count the work for the norms.",
+        f"{rate:.0f} GFLOP/s. The limit is the time that the matrix products alone would take at this rate. The "
+        "number in brackets is the measured time, divided by the limit. The limit counts the products of the layers, "
+        "of the causal half of the attention, and of the head. For `last`, it also counts the products of the "
+        "gradients at K. For `full`, it does not count the work for the norms.",
         "",
         *table(header, cells_of(works, limit)),
         "",
-        f"Reading the weights is no limit. The machine moves {copied:.0f} GB a second, so the 0.54 GB of the model "
-        f"are read in {time_of(0.54e9 / (copied * 1e9))}.",
+        f"Reading the weights does not limit the speed. The machine moves {copied:.0f} GB a second, so the 0.54 GB of "
+        f"the model are read in {time_of(0.54e9 / (copied * 1e9))}.",
         "",
-        "**Peak memory** above the loaded model (of `full`, while it measured its 4 tokens):",
+        "**Peak memory** above the loaded model. `full` measured 4 tokens:",
         "",
         *table(header, cells_of(works, lambda row, _: f"{row['peak_mib']:,.0f} MiB")),
         "",
@@ -101,16 +102,16 @@ def attention(stored: Row) -> list[str]:
     return [
         "### The attention of `own`",
         "",
-        "There are several ways to compute the attention. The table compares four of them. It has the time of a "
-        "forward and a backward pass through the attention of one layer. The number in brackets is the ratio to "
+        "There are several ways to compute the attention. The table compares four of them. A cell has the time of "
+        "a forward and a backward pass through the attention of one layer. The number in brackets is the ratio to "
         "`sdpa` (`python benchmarks/attention.py`, [numbers](../benchmarks/results/attention-cpu.json)).",
         "",
-        "* `blocks` takes one block of queries after another. `own` uses this way. It also computes the entropy of "
-        "the attention weights.",
-        "* `blocks without entropy` leaves out this entropy.",
+        "* `blocks` takes one block of queries after another. `own` uses this way. `blocks` also computes the "
+        "entropy of the attention weights.",
+        "* `blocks without entropy` does the same without this entropy.",
         "* `sdpa` is PyTorch's `scaled_dot_product_attention` with its ordinary gradients.",
-        "* `fused` takes the forward pass and the gradient of the queries from PyTorch. It computes only the "
-        "log-sum-exp of the scores in blocks.",
+        "* `fused` computes the forward pass and the gradient of the queries with `scaled_dot_product_attention`. "
+        "Only the log-sum-exp of the scores is computed in blocks.",
         "",
         *table(["tokens", *(f"`{name}`" for name in names)], body),
     ]
@@ -147,22 +148,29 @@ def head(stored: Row) -> list[str]:
     lines = [
         "## The head",
         "",
-        "The head computes entropies and log-probabilities from the hidden states and the weight of the output layer. "
-        "The tables compare the head of antiphase with other implementations (`python benchmarks/head.py`, "
+        "The head computes entropies and log-probabilities from the hidden states and the weights of the output "
+        "layer. The tables compare the head of antiphase with other implementations (`python benchmarks/head.py`, "
         "[numbers](../benchmarks/results/head-cpu.json)).",
         "",
         "| row | what it computes |",
         "| --- | --- |",
-        "| antiphase | all signals of the head, which are more than in the other rows. It takes one tile of the "
-        f"vocabulary after another. The logits of a tile take {stored['tile_mib']:.0f} MiB |",
+        "| antiphase | all signals of the head. `naive`, TRL and torch compute only entropies and log-probabilities. "
+        "The vocabulary is divided into tiles, which are computed one after another. "
+        f"The logits of a tile take {stored['tile_mib']:.0f} MiB |",
         "| antiphase, whole vocabulary | the same signals without tiles |",
         "| naive | `log_softmax` of all logits |",
-        "| antiphase, seeds and alternatives | as antiphase, and also the gradient of the logit at the hidden state "
-        "(where the backward pass begins), and the five most probable tokens |",
+        "| TRL, all logits | TRL's `selective_log_softmax_and_entropy` of all logits |",
+        "| TRL, fused head | the function of TRL's fused head, which also works in tiles |",
+        "| torch linear_cross_entropy | PyTorch's function, for 512 tokens at a time. The entropy is computed from "
+        "its result and gradient |",
+        "| antiphase, seeds and alternatives | the same as antiphase, and two things more. A seed is the gradient of "
+        "the token's logit at the hidden state, where the backward pass begins. The alternatives are the five most "
+        "probable tokens |",
         "",
         'The column "greatest error" has the greatest error of an entropy. The reference is the entropy of the same '
         'logits in float64. The column "exact enough" says whether every entropy and every log-probability x has an '
-        "error below 1e-6 · (1 + |x|). So a larger x may have a larger error.",
+        "error below 1e-6 · (1 + |x|). So a larger x may have a larger error. The "
+        'column "memory of tensors" has the greatest memory that PyTorch allocated.',
     ]
     for case in dict.fromkeys(row["case"] for row in stored["rows"]):
         some = [row for row in stored["rows"] if row["case"] == case]
@@ -210,7 +218,7 @@ def full(stored: Row) -> list[str]:
     """Return the speed of the estimators beside the oracle, and the time of parts of `full`."""
     beside = [row for row in stored["rows"] if row["case"] in ("oracle", "sample")]
     found = {(row["case"], row["tokens"], row["work"]): times_of(row["speedup_p50"]) for row in beside}
-    measured = {"oracle": "96", "sample": "all, but 8 by `full`"}
+    measured = {"oracle": "96", "sample": "all; only 8 by `full`"}
     body = [
         [f"{tokens:,}", measured[case], *(found[case, tokens, work] for work in ("full", "own", "last"))]
         for case, tokens in dict.fromkeys((row["case"], row["tokens"]) for row in beside)
@@ -218,19 +226,20 @@ def full(stored: Row) -> list[str]:
     return [
         "## `full` and the oracle",
         "",
-        "The table compares the estimators with the oracle. A cell says how many times as fast as the oracle the "
-        "estimator is, for one token (`python benchmarks/full.py`, [numbers](../benchmarks/results/full-cpu.json)).",
+        "The table compares the estimators with the oracle. A cell has the oracle's time for one token, divided by "
+        "the estimator's time for one token (`python benchmarks/full.py`, "
+        "[numbers](../benchmarks/results/full-cpu.json)).",
         "",
         *table(["tokens of the rollout", "measured tokens", "`full`", "`own`", "`last`"], body),
         "",
         "The next two tables time two parts of `full`. The first part is the **backward passes** of 4 tokens of one "
         "rollout. They were made one after another (`loop`), in one pass under `vmap` (`is_grads_batched`), or in one "
-        "pass over 4 copies of the rollout. The number in brackets is the ratio to `loop`:",
+        "pass over 4 copies of the rollout (`copies of the row`). The number in brackets is the ratio to `loop`:",
         "",
         *by_length([row for row in stored["rows"] if row["case"] == "targets"]),
         "",
-        "The second part is the **nuclear norms** of all gradients of one token. This token is the last one or the "
-        "middle one of the rollout. The number in brackets is the ratio to the last token:",
+        "The second part is the **nuclear norms** of all gradients of one token. This token is the last or the "
+        "middle token of the rollout. The number in brackets is the ratio to the last token:",
         "",
         *by_length([row for row in stored["rows"] if row["case"] == "norms"]),
     ]
@@ -260,9 +269,9 @@ def peers(stored: Row) -> list[str]:
         "from exact resampling.",
         "* **`own`** measures another quantity than the oracle. So it is also compared with its own definition in "
         "float64.",
-        "* **`own` and `last`** measured all tokens, and the table has the time for one of them. `last` measures only "
-        "the last layer.",
-        '* **"strength, small"** is for a small Llama.',
+        "* **`own` and `last`** measured all tokens of the rollout, and the other ways only some. The time is always "
+        "that of one token. `last` measures only the last layer.",
+        '* **The table "strength, small"** is for a small Llama with random weights.',
         *in_turns(stored["rows"]),
     ]  # fmt: skip
 
@@ -287,8 +296,8 @@ def intervals(stored: Row) -> list[str]:
         "",
         'There are three data sets. In "unequal prompts", some prompts have many more tokens than others. In "equal '
         'values", many tokens have the same value. The last two columns are from a second run with '
-        f"{first['compared_tokens']:,} tokens. There, the ends of the interval are compared with those of exact "
-        "resampling, with the same random draws.",
+        f"{first['compared_tokens']:,} tokens. In this run, the ends of the interval are compared with the ends "
+        "by exact resampling. Both ways used the same random draws.",
         "",
         *table(["data", "correlation", "CPU time", "peak memory", "greatest difference", "exact interval"], body),
     ]  # fmt: skip
@@ -309,7 +318,7 @@ def profiles(stored: Row) -> list[str]:
         "",
         f"The table is a profile of one rollout of {rows[0]['tokens']:,} tokens, by PyTorch's profiler. `full` "
         f"measured {targets} of the tokens. A percentage is the share of the time in the second column. The profiler "
-        "makes small operations slower, so their shares are rather too great (`python benchmarks/profiles.py`, "
+        "makes small operations slower, so their shares are somewhat too large (`python benchmarks/profiles.py`, "
         "[numbers](../benchmarks/results/profiles-cpu.json)).",
         "",
         *table(["work", "time", *kinds], body),

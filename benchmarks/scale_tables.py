@@ -125,7 +125,8 @@ def _by_model() -> list[str]:
     title = (
         f"**Models and GPUs.** All tables here are estimates, not measurements. A step has {prompts} prompts × "
         f"{group} rollouts. The prompts have {prompt} tokens and the completions {completion:,}. Gradient "
-        "checkpointing is on. A column in GB has the peak memory of one GPU."
+        "checkpointing is on. A column in GB has the peak memory of one GPU. The last "
+        "column says which part of a step does not fit."
     )
     return [title, "", *table(header, rows)]
 
@@ -149,7 +150,7 @@ def _by_estimator() -> list[str]:
             cells += [f"{cost.measuring:.1f}", f"{100 * cost.measuring / cost.total:.0f} %"]
         rows.append([f"`{estimator}`", what, *cells])
     header = ["estimator", "measures", "1.5B, s", "share of the step", "7B, s", "share of the step"]
-    title = "**Estimators and units.** The time to measure on 64 GPUs, with the same step."
+    title = "**Estimators and units.** The time to measure on 64 GPUs, in the same step as above."
     return [title, "", *table(header, rows)]
 
 
@@ -164,7 +165,7 @@ def _by_length() -> list[str]:
         "tokens of a completion", "sampling, s", "update, s", "`own`, s", "share of `own` in the step", "`own`, GB",
         "fits in 80 GB",
     ]  # fmt: skip
-    return ["**Length.** 7B on 64 GPUs, with `own` over tokens.", "", *table(header, rows)]
+    return ["**Length.** 7B on 64 GPUs. `own` measures all tokens, and no sentences.", "", *table(header, rows)]
 
 
 def _by_group() -> list[str]:
@@ -181,7 +182,7 @@ def _by_group() -> list[str]:
     ]
     return [
         "**Group.** 7B on 16 GPUs. A step has 1,024 rollouts of 512 tokens, in groups of 4 to 64. `own` runs the "
-        "prompt once for a group, and the update runs it for every rollout.",
+        "prompt once for a group, and the update runs the prompt for every rollout.",
         "",
         *table(header, rows),
     ]

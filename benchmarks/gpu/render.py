@@ -106,7 +106,7 @@ def right_table(found: dict[str, Any]) -> list[str]:
         "weights",
         "checks",
         "largest relative error of a strength, on the GPU",
-        "the same, on the CPU",
+        "largest relative error of a strength, on the CPU",
         "wrong checks",
     ]
     return table(header, body) if body else ["Not run."]
