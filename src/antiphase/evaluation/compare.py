@@ -43,10 +43,11 @@ def compare(
     """Compare evaluations, or models that are evaluated first.
 
     Args:
-        entries: what is compared, as texts of the form `[NAME=]RUN[,RUN…]`. An entry with a name is one method, and
-            its runs are its seeds. Without a name, several runs are also one method, with the name of the first run;
-            if there is only one run, each model in it is compared by itself. A run is the folder of an evaluation, a
-            pattern such as `runs/grpo-*`, or a model (hub id or directory). A model is evaluated first.
+        entries: what is compared, as texts of the form `[NAME=]RUN[,RUN…]`. A run is the folder of an evaluation, a
+            pattern such as `runs/grpo-*`, or a model (hub id or directory). A model is evaluated first. An entry with
+            a name is one method, and its runs are its seeds. An entry of several runs without a name is also one
+            method, named after its first run. An entry of a single run without a name is no method: each model of
+            that run is compared by itself.
         options: how the models or methods are compared; None takes the defaults of `Options`.
         out: the folder for the tables, figures and evaluations. None writes no files; then no entry may be a model.
         estimator: the estimator of the gradient strength whose results are compared; None takes the first one of each

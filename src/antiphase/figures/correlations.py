@@ -40,9 +40,9 @@ def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
     The entropy axis has a square-root scale, because most entropies are near 0. All panels share it. Strengths of
     different models or estimators are not comparable, so each panel has its own strength axis. That axis is
     logarithmic if the largest strength is more than 30 times the smallest positive one; zeros then lie on its lower
-    edge. The colour of a hexagon is its number of tokens, on one logarithmic scale for all panels. The title gives ρ,
-    the correlation of entropy and strength: over the result's main unit (its headline), and over tokens, which the
-    panel shows.
+    edge. The colour of a hexagon is its number of tokens, on one logarithmic scale for all panels. The title gives
+    two values of ρ, the correlation of entropy and strength: one over the result's headline unit, and one over tokens.
+    The panel shows tokens.
 
     Args:
         tokens: a table with one row for each estimator and generated token, and the columns model, estimator, entropy

@@ -111,7 +111,7 @@ def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Any
 
 
 def rows_of_dots(axes: Any, grid: str = "x") -> None:
-    """Give a panel the look of a table: one row for each name on the left, and a grid, but no axis on the left."""
+    """Make a panel look like a table: each name has a row, and there is a grid. The line of the left axis is removed."""
     axes.grid(axis=grid, color=FAINT, linewidth=0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

@@ -30,7 +30,8 @@ def load_source(config: ProbeConfig, rollouts: Any = None) -> Source:
 
     Args:
         config: the options of the probe.
-        rollouts: given rollouts, as `load_rollouts` takes them; None reads what the options name.
+        rollouts: given rollouts, in any form that `load_rollouts` takes. If None, the prompts or rollouts that the
+            options name are read.
 
     Raises:
         InvalidInputError: `load_prompts` or `load_rollouts` refuses the content.
@@ -43,9 +44,9 @@ def load_source(config: ProbeConfig, rollouts: Any = None) -> Source:
 
 
 def items_for(source: Source, tokenizer: Any, limits: Limits, config: ProbeConfig, moment: str) -> list[Item]:
-    """Return the rollouts of one model, encoded by its tokenizer.
+    """Return the items that are measured on one model, encoded by its tokenizer.
 
-    Rollouts that the model must still generate have no completion yet.
+    An item is a given rollout, or a prompt for which the model must still generate the completion.
 
     Args:
         source: the prompts or the given rollouts.

@@ -29,7 +29,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Association:
-    """A Spearman correlation across models. An undefined number is NaN, never 0.
+    """A Spearman correlation of two series of numbers, with one point for each model. An undefined number is NaN.
 
     Args:
         spearman: the correlation of the two series, in [−1, 1].
@@ -37,7 +37,8 @@ class Association:
         high: the upper end of the interval.
         p_value: the two-sided p-value of a permutation test of whether the two series are independent.
         num_points: the number of points that were used.
-        num_clusters: the number of runs that the points belong to; without clusters, the number of points.
+        num_clusters: the number of clusters. All points of one run are a cluster. If no clusters were given, this is
+            the number of points.
         confidence: the confidence of the interval.
     """
 
