@@ -111,7 +111,7 @@ def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Any
 
 
 def rows_of_dots(axes: Any, grid: str = "x") -> None:
-    """Make a panel look like a table: each name has a row, and there is a grid. The line of the left axis is removed."""
+    """Make a panel look like a table: each name has a row, and there is a grid. The left axis has no line."""
     axes.grid(axis=grid, color=FAINT, linewidth=0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

@@ -16,7 +16,7 @@ SEGMENT, THOUGHT = "segment", "thought"
 
 
 def thought_lengths(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.ndarray) -> np.ndarray:
-    """Return the number of tokens in each rollout's thought, `[rollout]`. Tags are counted too. Without a thought it is 0.
+    """Return the number of tokens in each rollout's thought, `[rollout]`. Tags are counted too. No thought gives 0.
 
     A thought stands at the beginning of its rollout. A thought without an end is the whole rollout.
 
