@@ -56,12 +56,17 @@ def sft_changes(folder: Path) -> dict[str, dict[str, Value]]:
 
     Args:
         folder: the folder of the study.
+
+    Returns:
+        A mapping from a corpus, with its step and its number of seeds, to the changes on each kind of text.
     """
     cells = Cells.read(folder / "results-emergence")
-    return {
-        corpus: {texts: _last_change(cells, corpus, texts, "step", "none") for texts in ("reasoning", ROLLOUTS)}
-        for corpus in cells.corpora
-    }
+    found = {}
+    for corpus in cells.corpora:
+        changes = {texts: _last_change(cells, corpus, texts, "step", "none") for texts in ("reasoning", ROLLOUTS)}
+        seeds = _counted(changes["reasoning"].num_seeds, "seed")
+        found[f"{corpus}\n{cells.steps(corpus)[-1]} steps, {seeds}"] = changes
+    return found
 
 
 def _emergence(cells: Cells) -> list[Finding]:
@@ -92,7 +97,8 @@ def _cause(cells: Cells) -> list[Finding]:
         for texts, words in (("reasoning", "held-out reasoning texts"), (ROLLOUTS, "own rollouts")):
             step = max({*cells.steps("reasoning")} & {*cells.steps(other)}, default=0)
             value = cells.contrast("reasoning", other, step, texts) if step else _NOTHING
-            what = f"ρ by sentence on {words} after SFT on reasoning, minus that after SFT on {other}"
+            when = f"after {step} steps of SFT on" if step else "after SFT on"
+            what = f"ρ by sentence on {words} {when} reasoning, minus that after SFT on {other}"
             found.append(_rho(claim, "no control", what, value, judged(value, -1), mind))
     return found
 

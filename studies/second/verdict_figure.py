@@ -45,7 +45,7 @@ def verdict_figure(changes: Mapping[str, Mapping[str, Value]], gains: Sequence[F
 def _changes(axis: Axes, changes: Mapping[str, Mapping[str, Value]]) -> None:
     """Draw a row for each corpus, and the range of the published changes as a band."""
     axis.axvspan(*sorted(SFT_CHANGES), color=FAINT, alpha=0.55, linewidth=0, zorder=0)
-    axis.text(sum(SFT_CHANGES) / 2, -0.85, "published, by type", ha="center", va="center", fontsize=7.5, color=GREY)
+    axis.text(sum(SFT_CHANGES) / 2, -0.8, "published,\nby type", ha="center", va="center", fontsize=6.5, color=GREY)
     for row, by_texts in enumerate(changes.values()):
         for texts, (words, colour, place) in _TEXTS.items():
             _point(axis, by_texts[texts], row + place, 1.0, colour, "o", words if row == 0 else None)
