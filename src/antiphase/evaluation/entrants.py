@@ -14,7 +14,7 @@ import pandas as pd
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.entries import entrant_keys
 from antiphase.evaluation.result import Evaluation
-from antiphase.evaluation.task_metrics import passed_at, rows_of, sampled_or_greedy, voted_at
+from antiphase.evaluation.task_metrics import passed_at, rows_of, sampled_or_greedy, samples_by_problem, voted_at
 from antiphase.runs.units import headline_entry, headline_of, spearman_column
 
 _ASKED = (
@@ -146,10 +146,9 @@ def _by_problem(rollouts: pd.DataFrame, metric: str, unit: str) -> "pd.Series[fl
         parts = [_by_problem(rollouts, name, unit) for name in ("accuracy", f"pass@{number}", f"maj@{number}")]
         return (parts[0] + parts[1] + parts[2]) / 3
     if number:
-        k = int(number)
         value = passed_at if kind == "pass" else voted_at
-        groups = drawn.groupby("problem_id", sort=False, observed=True)
-        return pd.Series({name: value(group, k) for name, group in groups}, dtype="float64")
+        groups = samples_by_problem(drawn)
+        return pd.Series({name: value(group, int(number)) for name, group in groups.items()}, dtype="float64")
     rows = sampled_or_greedy(rollouts)
     series = {
         "accuracy": rows.correct.astype("float64"),

@@ -8,7 +8,7 @@ numbers are None, never 0.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -60,18 +60,38 @@ def by_problem(rollouts: pd.DataFrame, values: np.ndarray) -> np.ndarray:
     return series.groupby(rollouts.problem_id, sort=False).mean().to_numpy(dtype=np.float64)
 
 
-def passed_at(group: pd.DataFrame, k: int) -> float:
-    """Compute pass@k of one problem, the probability that one of k samples is right, from the rows of its samples."""
-    return pass_at_k(len(group), int(group.correct.sum()), k)
+class Samples(NamedTuple):
+    """The samples of one problem: the answer of each, None where there is none, and whether each is right."""
+
+    answers: list[str | None]
+    correct: list[bool]
 
 
-def voted_at(group: pd.DataFrame, k: int) -> float:
-    """Compute maj@k of one problem, the accuracy of a majority vote of k samples, from the rows of its samples.
+def samples_by_problem(rows: pd.DataFrame) -> dict[str, Samples]:
+    """Return the samples of each problem id, from the rows of sampled rollouts.
+
+    The problems are in the order in which they first appear.
+    """
+    places, names = pd.factorize(rows.problem_id)
+    found = {str(name): Samples([], []) for name in names}
+    groups = list(found.values())
+    for place, answer, correct in zip(places.tolist(), rows.answer.tolist(), rows.correct.tolist(), strict=True):
+        groups[place].answers.append(answer if isinstance(answer, str) else None)
+        groups[place].correct.append(bool(correct))
+    return found
+
+
+def passed_at(samples: Samples, k: int) -> float:
+    """Compute pass@k of one problem, the probability that one of k samples is right."""
+    return pass_at_k(len(samples.correct), sum(samples.correct), k)
+
+
+def voted_at(samples: Samples, k: int) -> float:
+    """Compute maj@k of one problem, the accuracy of a majority vote of k samples.
 
     A sample without an answer has no vote.
     """
-    answers = [answer if isinstance(answer, str) else None for answer in group.answer]
-    return majority_at_k(answers, group.correct.tolist(), k)
+    return majority_at_k(samples.answers, samples.correct, k)
 
 
 def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dict[str, float | int | None]]:
@@ -114,9 +134,9 @@ def _scores(rows: pd.DataFrame, name: str) -> np.ndarray:
 
 def _sampled(drawn: pd.DataFrame, ks: Sequence[int]) -> dict[str, Estimate]:
     """Compute `avg@n`, `pass@k` and `maj@k` of the sampled rollouts."""
-    groups = [group for _, group in drawn.groupby("problem_id", sort=False)]
-    least = min(map(len, groups))
-    found = {f"avg@{least}": share_interval(np.array([group.correct.mean() for group in groups]))}
+    groups = list(samples_by_problem(drawn).values())
+    least = min(len(group.correct) for group in groups)
+    found = {f"avg@{least}": share_interval(np.array([np.mean(group.correct) for group in groups]))}
     for k in ks:
         if k <= least:
             found[f"pass@{k}"] = share_interval(np.array([passed_at(group, k) for group in groups]))
@@ -162,7 +182,7 @@ def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int], unit: str = "token
 
 def _best_of(drawn: pd.DataFrame, scores: dict[str, np.ndarray], k: int) -> dict[str, Any]:
     correct, problems = drawn.correct.to_numpy(dtype=bool), drawn.problem_id.tolist()
-    groups = [group for _, group in drawn.groupby("problem_id", sort=False)]
+    groups = list(samples_by_problem(drawn).values())
     random = by_problem(drawn, correct.astype(np.float64))
     picked = {
         "random": random,

@@ -20,12 +20,10 @@ from antiphase.statistics.estimate import Estimate, share_interval
 Problems = Shaped[np.ndarray, "rollout"] | Sequence[Any]
 
 
-def _by_problem(
-    scores: Float[np.ndarray, "rollout"], correct: Bool[np.ndarray, "rollout"], problems: Problems
-) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
-    """Return a mapping from each problem to (the scores of its rollouts, whether each rollout is right).
+def _places(scores: Float[np.ndarray, "rollout"], problems: Problems) -> tuple[np.ndarray, list[Any]]:
+    """Return the number of each rollout's problem, and the problems in the order of these numbers.
 
-    The problems are in the order in which they first appear.
+    The problems are numbered from 0, in the order in which they first appear.
     """
     names = problems.tolist() if isinstance(problems, np.ndarray) else list(problems)
     if len(names) != len(scores):
@@ -33,10 +31,22 @@ def _by_problem(
             f"the argument 'problems' must name one problem for every rollout; got {len(names)} names for "
             f"{len(scores)} scores."
         )
-    places: dict[Any, list[int]] = {}
-    for place, name in enumerate(names):
-        places.setdefault(name, []).append(place)
-    return {name: (scores[rows].astype(np.float64), correct[rows]) for name, rows in places.items()}
+    numbers: dict[Any, int] = {}
+    places = [numbers.setdefault(name, len(numbers)) for name in names]
+    return np.array(places, dtype=np.int64), list(numbers)
+
+
+def _by_problem(
+    scores: Float[np.ndarray, "rollout"], correct: Bool[np.ndarray, "rollout"], problems: Problems
+) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
+    """Return a mapping from each problem to (the scores of its rollouts, whether each rollout is right).
+
+    The problems are in the order in which they first appear.
+    """
+    places, names = _places(scores, problems)
+    starts = np.cumsum(np.bincount(places, minlength=len(names)))[:-1]
+    groups = np.split(np.argsort(places, kind="stable"), starts) if names else []
+    return {name: (scores[rows].astype(np.float64), correct[rows]) for name, rows in zip(names, groups, strict=True)}
 
 
 def problem_aurocs(
@@ -60,16 +70,21 @@ def problem_aurocs(
     >>> problem_aurocs(np.array([0.9, 0.2, 0.2, 0.5]), np.array([True, False, True, True]), ["a", "a", "a", "b"])
     array([0.75,  nan])
     """
-    values = []
-    for own_scores, own_correct in _by_problem(scores, correct, problems).values():
-        defined = ~np.isnan(own_scores)
-        right, num = int(own_correct[defined].sum()), int(defined.sum())
-        if right in (0, num):
-            values.append(math.nan)
-            continue
-        ranks = rankdata(own_scores[defined])[own_correct[defined]]
-        values.append(float(ranks.sum() - right * (right + 1) / 2) / (right * (num - right)))
-    return np.array(values, dtype=np.float64)
+    places, names = _places(scores, problems)
+    num_problems = len(names)
+    defined = ~np.isnan(scores)
+    places, right, known = places[defined], correct[defined].astype(bool), scores[defined].astype(np.float64)
+    total = np.bincount(places, minlength=num_problems)
+    num_right = np.bincount(places[right], minlength=num_problems)
+    # One ranking of all rollouts, first by problem and then by score. A rollout's rank within its problem is this rank
+    # minus the number of rollouts of the problems before.
+    levels = rankdata(known, method="dense")
+    ranks = rankdata(places * (levels.max(initial=0) + 1) + levels) - (np.cumsum(total) - total)[places]
+    sums = np.bincount(places[right], weights=ranks[right], minlength=num_problems)
+    pairs = num_right * (total - num_right)
+    areas = np.full(num_problems, math.nan)
+    np.divide(sums - num_right * (num_right + 1) / 2, pairs, out=areas, where=pairs > 0)
+    return areas
 
 
 def within_problem_auroc(

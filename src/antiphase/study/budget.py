@@ -12,9 +12,7 @@ import yaml
 
 from antiphase.errors import InvalidInputError, MissingExtraError, ModelNotFoundError
 from antiphase.evaluation.evaluation_config import EvalConfig
-from antiphase.models.loading import inspect_model
 from antiphase.runs.run_config import config_from
-from antiphase.signals.measure import chosen_layers
 from antiphase.study.grid import TUNABLE, Cell, Study
 from antiphase.study.reach import count_problems, is_unreachable
 from antiphase.study.request import cell_recipe
@@ -184,6 +182,10 @@ def check_models(cells: Sequence[Cell], *, dry_run: bool = False) -> list[str]:
     Raises:
         AntiphaseError: a model does not exist, cannot be measured, or lacks a layer that an evaluation names.
     """
+    # These import transformers, which takes seconds; a sweep that only makes tables does not need it.
+    from antiphase.models.loading import inspect_model
+    from antiphase.signals.measure import chosen_layers
+
     known: set[tuple[str, str]] = set()
     unseen: dict[str, None] = {}
     for cell in cells:
