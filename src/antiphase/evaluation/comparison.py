@@ -17,7 +17,6 @@ from antiphase.errors import InvalidInputError
 from antiphase.evaluation.entrants import HEADLINE, Entrant, SeedRun, check_comparable, shared_problems
 from antiphase.evaluation.entries import Options
 from antiphase.evaluation.rivals import ACROSS
-from antiphase.evaluation.task_metrics import sampled_or_greedy
 from antiphase.runs.rivals import LATER, SCORES
 from antiphase.runs.units import headline_entry, spearman_column
 from antiphase.statistics.association import rank_association
@@ -246,7 +245,7 @@ def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
 
     Undefined numbers are None.
     """
-    rows = sampled_or_greedy(run.rollouts)
+    rows = run.rows
     signals = run.result.get("signals", {})
 
     def mean(column: str, sign: int = 1) -> float | None:

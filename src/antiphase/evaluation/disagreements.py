@@ -17,7 +17,6 @@ import pandas as pd
 from antiphase.evaluation.comparison import difference_of, sides_of
 from antiphase.evaluation.entrants import Entrant
 from antiphase.evaluation.entries import Options
-from antiphase.evaluation.task_metrics import sampled_or_greedy
 from antiphase.statistics.accuracy import chance_of_unequal_shares
 
 FILE = "disagreements.csv"
@@ -151,7 +150,7 @@ def _by_problem(entrant: Entrant) -> dict[str, pd.DataFrame]:
     """
     parts = []
     for place, run in enumerate(entrant.runs):
-        rows = sampled_or_greedy(run.rollouts)
+        rows = run.rows
         parts.append(rows[["problem_id", "prompt", "rollout_id", "correct"]].assign(place=place))
     whole = pd.concat(parts)
     return {str(name): rows for name, rows in whole.groupby(whole.problem_id.astype("str"), sort=False)}

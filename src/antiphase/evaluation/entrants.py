@@ -6,6 +6,7 @@ verifier and estimator.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,13 @@ class SeedRun:
     def by_problem(self, metric: str) -> "pd.Series[float]":
         """Return the value of a metric for each problem id. `Entrant.matrix` lists the metrics."""
         if metric not in self._known:
-            self._known[metric] = _by_problem(self.rollouts, metric, self.unit)
+            self._known[metric] = _by_problem(self, metric)
         return self._known[metric]
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The rows of the sampled rollouts, or those of the greedy ones if nothing was sampled."""
+        return sampled_or_greedy(self.rollouts)
 
     @property
     def unit(self) -> str:
@@ -135,26 +141,25 @@ def shared_problems(entrants: Sequence[Entrant]) -> list[str]:
     return [name for name in entrants[0].problems if name in shared]
 
 
-def _by_problem(rollouts: pd.DataFrame, metric: str, unit: str) -> "pd.Series[float]":
+def _by_problem(run: SeedRun, metric: str) -> "pd.Series[float]":
     """Compute the value of a metric for each problem id, from the rollouts of one seed."""
-    drawn = rollouts[~rollouts.greedy]
-    if metric == "greedy" or (metric == "accuracy" and drawn.empty):
-        greedy = rollouts[rollouts.greedy]
+    rows = run.rows
+    if metric == "greedy" or (metric == "accuracy" and rows.greedy.all()):
+        greedy = run.rollouts[run.rollouts.greedy]
         return greedy.correct.astype("float64").groupby(greedy.problem_id, sort=False).mean()
     kind, _, number = metric.partition("@")
     if kind == "three":
-        parts = [_by_problem(rollouts, name, unit) for name in ("accuracy", f"pass@{number}", f"maj@{number}")]
+        parts = [run.by_problem(name) for name in ("accuracy", f"pass@{number}", f"maj@{number}")]
         return (parts[0] + parts[1] + parts[2]) / 3
     if number:
         value = passed_at if kind == "pass" else voted_at
-        groups = samples_by_problem(drawn)
+        groups = samples_by_problem(rows[~rows.greedy])
         return pd.Series({name: value(group, int(number)) for name, group in groups.items()}, dtype="float64")
-    rows = sampled_or_greedy(rollouts)
     series = {
         "accuracy": rows.correct.astype("float64"),
         "length": rows.num_tokens.astype("float64"),
         "entropy": rows.entropy_mean.astype("float64"),
-        "inversion": -rows[spearman_column(rows, unit)].astype("float64"),
+        "inversion": -rows[spearman_column(rows, run.unit)].astype("float64"),
     }[metric]
     return series.groupby(rows.problem_id.astype("str"), sort=False).mean()
 
