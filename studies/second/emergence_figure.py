@@ -25,6 +25,8 @@ def curves_figure(
 ) -> Figure:
     """Draw ρ by sentence against the training step, a panel for each set of texts, and the published curves of SFT.
 
+    A point with fewer seeds than others of its line is hollow.
+
     Args:
         curves: for each set of texts, for each corpus, the steps with their values (`value`, `low`, `high`).
         published: the published curves. Only those of SFT are drawn, up to step 1,000.
@@ -39,6 +41,10 @@ def curves_figure(
                 steps, values = [step for step, _ in known], [value for _, value in known]
                 line = {"color": colour, "linewidth": 1.3, "markersize": 2.8, "label": corpus}
                 axis.plot(steps, [value.value for value in values], "o-", **line)
+                most = max((value.num_seeds for value in values), default=0)
+                fewer = [(step, value.value) for step, value in known if 0 < value.num_seeds < most and step]
+                if fewer:
+                    axis.plot(*zip(*fewer, strict=True), "o", color=colour, markerfacecolor="white", markersize=2.8)
                 ends = [value.low for value in values], [value.high for value in values]
                 axis.fill_between(steps, *ends, color=colour, alpha=0.12, linewidth=0)
             axis.axhline(0, color=FAINT, linewidth=0.8, zorder=0)

@@ -79,6 +79,12 @@ class Cells:
         """Return the steps at which a corpus was measured with at least one seed, ascending, beginning with 0."""
         return [0, *sorted({step for name, _, step in self._rows if name == corpus and step})]
 
+    def last_step(self, *corpora: str) -> int:
+        """Return the last of the steps that some corpora share and that have the most seeds; 0 if there is none."""
+        shared = set.intersection(*({*self.steps(corpus)} for corpus in corpora)) - {0}
+        counts = {step: len(set.intersection(*({*self.seeds(name, step)} for name in corpora))) for step in shared}
+        return max(shared, key=lambda step: (counts[step], step), default=0)
+
     def seeds(self, corpus: str, step: int) -> list[int]:
         """Return the seeds that a corpus was measured with at a step; at step 0, those of the untrained model."""
         name = UNTRAINED if step == 0 else corpus

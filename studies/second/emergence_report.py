@@ -111,6 +111,7 @@ def _report(cells: Cells, num_cells: int) -> str:
     if not cells.corpora:
         return "\n\n".join([*parts, "No training has a measurement yet."]) + "\n"
     parts.append("![ρ along the trainings](figures/emergence.png)")
+    parts.append("A hollow point has fewer seeds than the other points of its line.")
     for given, words in GIVEN.items():
         parts.append(f"## Change of ρ by sentence since step 0: {words}")
         rows = []
@@ -164,15 +165,15 @@ def _before(cells: Cells) -> list[str]:
 
 
 def _units(cells: Cells) -> list[str]:
-    """Return the section that compares units and estimators at each corpus' last step, as paragraphs."""
+    """Return the section that compares units and estimators at one step of each corpus, as paragraphs."""
     rows = []
     for texts, estimator, unit, given in _measured(cells):
         if given == "none" and texts in ("reasoning", ROLLOUTS):
-            changes = [cells.change(name, cells.steps(name)[-1], texts, estimator, unit) for name in cells.corpora]
+            changes = [cells.change(name, cells.last_step(name), texts, estimator, unit) for name in cells.corpora]
             rows.append([_words(texts), estimator, unit, *(str(each) if each.num_seeds else "—" for each in changes)])
-    header = [f"{name}, step {cells.steps(name)[-1]}" for name in cells.corpora]
+    header = [f"{name}, step {cells.last_step(name)}" for name in cells.corpora]
     return [
-        "## Units and estimators: change of ρ at the last step",
+        "## Units and estimators: change of ρ at the last step that has the most seeds",
         markdown_table(("measured on", "estimator", "unit", *header), rows),
         "`full` is the joint strength of sentences by the gradient through the whole context, on fewer texts.",
     ]

@@ -88,9 +88,15 @@ class Settings:
         for seed in self.seeds:
             found.append(Cell(UNTRAINED, seed, (0,)))
             found += [
-                Cell(corpus, seed, tuple(step for step in options["steps"] if step))
-                for corpus, options in self.corpora.items()
+                Cell(corpus, seed, tuple(step for step in self._steps(corpus, seed) if step))
+                for corpus in self.corpora
             ]
+        return found
+
+    def _steps(self, corpus: str, seed: int) -> list[int]:
+        """Return the steps at which a corpus is measured with a seed. Seeds after the first may have fewer."""
+        options = self.corpora[corpus]
+        found: list[int] = options["steps"] if seed == self.seeds[0] else options.get("later_seeds", options["steps"])
         return found
 
     def chosen(self, names: Sequence[str]) -> list[Cell]:
@@ -144,6 +150,9 @@ def read_settings(path: Path, model: str | None = None) -> Settings:
         steps = options.get("steps")
         if not isinstance(steps, list) or steps != sorted(set(steps)) or not steps or steps[-1] < 1:
             raise InvalidInputError(f"{corpus}: steps must be ascending numbers that end above 0; got {steps!r}.")
+        later = options.get("later_seeds", steps)
+        if not isinstance(later, list) or not any(later) or later != [step for step in steps if step in later]:
+            raise InvalidInputError(f"{corpus}: later_seeds must be some of its steps, in order; got {later!r}.")
     for estimator, sets in content["measure"]["estimators"].items():
         ESTIMATORS.check(estimator)
         unknown = (

@@ -52,7 +52,9 @@ def findings(folder: Path) -> list[Finding]:
 
 
 def sft_changes(folder: Path) -> dict[str, dict[str, Value]]:
-    """Return the change of ρ by sentence at the last step of every corpus, on held-out reasoning texts and rollouts.
+    """Return the change of ρ by sentence after SFT on every corpus, on held-out reasoning texts and rollouts.
+
+    Of a corpus' steps, it is the last one that has the most seeds.
 
     Args:
         folder: the folder of the study.
@@ -65,7 +67,7 @@ def sft_changes(folder: Path) -> dict[str, dict[str, Value]]:
     for corpus in cells.corpora:
         changes = {texts: _last_change(cells, corpus, texts, "step", "none") for texts in ("reasoning", ROLLOUTS)}
         seeds = _counted(changes["reasoning"].num_seeds, "seed")
-        found[f"{corpus}\n{cells.steps(corpus)[-1]} steps, {seeds}"] = changes
+        found[f"{corpus}\n{cells.last_step(corpus)} steps, {seeds}"] = changes
     return found
 
 
@@ -74,6 +76,8 @@ def _emergence(cells: Cells) -> list[Finding]:
     claim = "SFT on reasoning turns ρ negative"
     paper = f"{signed(SFT_CHANGES[0])} and {signed(SFT_CHANGES[1])} by type after 200 steps (two models)"
     mind = "the same table for a base model of 1 B or more parameters and 1,000 steps"
+    step = cells.last_step("reasoning")
+    when = f" after {step} steps" if step else ""
     found = []
     for texts, unit, given, what in (
         (ROLLOUTS, "type", "none", "own rollouts, by type"),
@@ -84,7 +88,7 @@ def _emergence(cells: Cells) -> list[Finding]:
         value = _last_change(cells, "reasoning", texts, unit, given)
         # The published numbers are by type, so only that row is compared with them.
         verdict = judged(value, -1, SFT_CHANGES[0] if unit == "type" else None)
-        found.append(_rho(claim, paper, f"change of ρ, {what}", value, verdict, mind))
+        found.append(_rho(claim, paper, f"change of ρ{when}, {what}", value, verdict, mind))
     return found
 
 
@@ -95,7 +99,7 @@ def _cause(cells: Cells) -> list[Finding]:
     found = []
     for other in ("base", "sentences-shuffled"):
         for texts, words in (("reasoning", "held-out reasoning texts"), (ROLLOUTS, "own rollouts")):
-            step = max({*cells.steps("reasoning")} & {*cells.steps(other)}, default=0)
+            step = cells.last_step("reasoning", other)
             value = cells.contrast("reasoning", other, step, texts) if step else _NOTHING
             when = f"after {step} steps of SFT on" if step else "after SFT on"
             what = f"ρ by sentence on {words} {when} reasoning, minus that after SFT on {other}"
@@ -214,8 +218,8 @@ _NOTHING = Value(math.nan, math.nan, math.nan, math.nan, 0, 0)
 
 
 def _last_change(cells: Cells, corpus: str, texts: str, unit: str, given: str) -> Value:
-    """Return the change of ρ since step 0 at the last step of a corpus; nothing if it was not trained on yet."""
-    step = cells.steps(corpus)[-1]
+    """Return the change of ρ since step 0 at one step of a corpus; nothing if it was not trained on yet."""
+    step = cells.last_step(corpus)
     return cells.change(corpus, step, texts, unit=unit, given=given) if step else _NOTHING
 
 

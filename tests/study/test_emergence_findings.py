@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from emergence_findings import Cells
 from emergence_report import write_findings
-from emergence_rows import ROWS
+from emergence_rows import BEFORE, ROWS, measurement
 
 from antiphase.statistics.paired import paired_difference
 
@@ -59,6 +59,16 @@ def test_a_contrast_is_paired_by_seed_and_text():
     found = Cells(ROWS).contrast("reasoning", "base", 25, "reasoning")
     assert found.value == pytest.approx((-0.5 - 0.4 - 0.3 - 0.4) / 4)
     assert (found.num_seeds, found.num_texts) == (1, 4)
+
+
+def test_the_last_step_is_the_last_of_those_with_the_most_seeds():
+    later = [measurement(corpus, 0, 50, reasoning=BEFORE) for corpus in ("reasoning", "base")]
+    cells = Cells([*ROWS, *later])
+    assert cells.steps("reasoning") == [0, 25, 50]
+    assert cells.last_step("reasoning") == 25
+    assert cells.last_step("base") == 50
+    assert cells.last_step("reasoning", "base") == 50  # The two share one seed at both steps.
+    assert cells.last_step("reasoning", "prose") == 0
 
 
 def test_few_texts_are_not_enough_data():

@@ -268,6 +268,8 @@ def test_the_shuffled_corpus_has_the_answers_of_the_other_in_the_same_order(trac
     [
         ({"corpora": {"reason": {"steps": [0, 1]}}}, "unknown corpus 'reason'. There are: reasoning"),
         ({"corpora": {"reasoning": {"steps": [2, 1]}}}, r"steps must be ascending numbers .* got \[2, 1\]"),
+        ({"corpora": {"reasoning": {"steps": [1, 2], "later_seeds": [3]}}}, r"later_seeds must be some .* got \[3\]"),
+        ({"corpora": {"reasoning": {"steps": [0, 2], "later_seeds": [0]}}}, r"later_seeds must be some .* got \[0\]"),
         ({"held_out": 2}, "held_out must lie between 0 and 1; got 2"),
         ({"more": 1}, "look at more"),
         ({"measure": {"estimators": {"last": ["prose"]}}}, "last names 'prose', which is no set of measured texts"),
@@ -277,6 +279,15 @@ def test_the_shuffled_corpus_has_the_answers_of_the_other_in_the_same_order(trac
 def test_refused_settings(traces, model_dir, tmp_path, changes, message):
     with pytest.raises(InvalidInputError, match=message):
         settings_of(tmp_path, model_dir, **changes)
+
+
+def test_later_seeds_may_have_fewer_steps(tmp_path):
+    corpora = {"reasoning": {"steps": [0, 1, 2, 4], "later_seeds": [2]}, "base": {"steps": [0, 1]}}
+    settings = settings_of(tmp_path, "no-model", seeds=[3, 0], corpora=corpora)
+    assert [(cell.name, cell.steps) for cell in settings.cells()] == [
+        ("untrained.s3", (0,)), ("base.s3", (1,)), ("reasoning.s3", (1, 2, 4)),
+        ("untrained.s0", (0,)), ("base.s0", (1,)), ("reasoning.s0", (2,)),
+    ]  # fmt: skip
 
 
 def test_refusals_come_before_a_model_is_loaded(traces, model_dir, tmp_path, monkeypatch):
@@ -346,8 +357,8 @@ def test_the_shipped_study_reads_and_states_its_budget(tmp_path):
     settings = read_settings(SECOND / "emergence.yaml")
     text = describe(settings, settings.cells(), tmp_path)
     assert text.startswith("study emergence of demo: 21 cells, 0 done")
-    assert "left: 2,700 optimizer steps" in text
-    assert "57 measurements" in text
+    assert "left: 1,650 optimizer steps" in text
+    assert "39 measurements" in text
     names = [cell.name for cell in settings.cells()]
     assert names[:3] == ["untrained.s0", "reasoning.s0", "base.s0"]
     assert names.index("untrained.s1") == 7

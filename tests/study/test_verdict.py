@@ -67,7 +67,7 @@ def test_what_the_cells_say(tmp_path):
         shuffled={"accuracy": difference(-0.05, 0.01)},
     )  # fmt: skip
     by_what = {one.what: one for one in findings(tmp_path)}
-    sentence = by_what["change of ρ, held-out reasoning texts, by sentence"]
+    sentence = by_what["change of ρ after 25 steps, held-out reasoning texts, by sentence"]
     assert (sentence.value, sentence.scale) == (pytest.approx(-0.3), "SmolLM2-135M; 2 seeds, 2 texts")
     gain = by_what["accuracy of corr-po minus grpo"]
     assert (gain.text, gain.power, gain.verdict) == ("+5.0 [+4.0, +6.0] points", "1.4 points", "for")
