@@ -127,11 +127,13 @@ class Cells:
                 differences.append([late - early for late, early in zip(after, before, strict=True)])
         return value_of(differences)
 
-    def contrast(self, corpus: str, other: str, step: int, texts: str, given: str = "none") -> Value:
-        """Return ρ by sentence after training on one corpus minus that after another one, paired by seed and text."""
+    def contrast(
+        self, corpus: str, other: str, step: int, texts: str, unit: str = "step", given: str = "none"
+    ) -> Value:
+        """Return ρ by `own` after training on one corpus minus that after another one, paired by seed and text."""
         differences = []
         for seed in sorted({*self.seeds(corpus, step)} & {*self.seeds(other, step)}):
-            one, two = (_each(self.entry(name, seed, step, texts, "own"), "step", given) for name in (corpus, other))
+            one, two = (_each(self.entry(name, seed, step, texts, "own"), unit, given) for name in (corpus, other))
             if len(one) == len(two):
                 differences.append([left - right for left, right in zip(one, two, strict=True)])
         return value_of(differences)

@@ -7,14 +7,22 @@ from typing import Any
 import pandas as pd
 from emergence_figure import curves_figure
 from emergence_findings import Cells, entry_of
-from emergence_settings import ROLLOUTS
+from emergence_settings import ROLLOUTS, UNTRAINED
 
 from antiphase.data.published import published_curves
 from antiphase.evaluation.comparison_formats import markdown_table
 from antiphase.figures.style import styled
+from antiphase.runs.table_text import signed
 
 # What is held fixed in the main tables, by the name that the tables give it.
 GIVEN = {"none": "nothing held fixed", "length+position": "length and position of the sentences held fixed"}
+# The links of the paper's chain, in its order, with the sign that the paper's argument needs.
+_LINKS = {
+    "entropy–logit": ("entropy and logit", "−"),
+    "logit–hidden": ("logit and ‖h‖ after the last norm", "+"),
+    "hidden–strength": ("‖h‖ after the last norm and strength", "+"),
+    "hidden_before–strength": ("‖h‖ before the last norm and strength", "+"),
+}
 
 
 def write_findings(out: Path, num_cells: int) -> str:
@@ -48,7 +56,7 @@ def write_findings(out: Path, num_cells: int) -> str:
 def _long_table(cells: Cells) -> pd.DataFrame:
     """Return a row for each corpus, step, set of texts, estimator, unit and choice of what is held fixed."""
     rows = []
-    for corpus in cells.corpora:
+    for corpus in _subjects(cells):
         for step in cells.steps(corpus):
             for texts, estimator, unit, given in _measured(cells):
                 place = (corpus, step, texts, estimator, unit, given)
@@ -63,7 +71,7 @@ def _long_table(cells: Cells) -> pd.DataFrame:
 def _measured(cells: Cells) -> list[tuple[str, str, str, str]]:
     """Return every set of texts, estimator, unit and choice of what is held fixed for which single ρ are stored."""
     found: dict[tuple[str, str, str, str], None] = {}
-    for corpus in cells.corpora:
+    for corpus in _subjects(cells):
         for step in cells.steps(corpus):
             for seed in cells.seeds(corpus, step):
                 for entry in (cells.row(corpus, seed, step) or {"entries": []})["entries"]:
@@ -77,7 +85,7 @@ def _measured(cells: Cells) -> list[tuple[str, str, str, str]]:
 def _chain_table(cells: Cells) -> pd.DataFrame:
     """Return a row for each link of the paper's chain, as it is and with ‖w_y‖ and position held fixed."""
     values: dict[tuple[Any, ...], list[float]] = defaultdict(list)
-    for corpus in cells.corpora:
+    for corpus in _subjects(cells):
         for step in cells.steps(corpus):
             for place, seed in enumerate(cells.seeds(corpus, step)):
                 for texts in cells.texts:
@@ -99,6 +107,11 @@ def _chain_table(cells: Cells) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def _subjects(cells: Cells) -> list[str]:
+    """Return the corpora that were trained on; or, if no training is stored, the untrained model alone."""
+    return cells.corpora or [UNTRAINED][: len(cells)]
+
+
 def _report(cells: Cells, num_cells: int) -> str:
     """Return the text of report.md."""
     parts = [
@@ -109,7 +122,9 @@ def _report(cells: Cells, num_cells: int) -> str:
         "says nothing about a training with another seed. No interval is corrected for the number of comparisons.",
     ]
     if not cells.corpora:
-        return "\n\n".join([*parts, "No training has a measurement yet."]) + "\n"
+        parts.append("No training has a measurement yet.")
+        sections = [*_before(cells), *_remaining(cells), *_chain(cells)] if len(cells) else []
+        return "\n\n".join([*parts, *sections]) + "\n"
     parts.append("![ρ along the trainings](figures/emergence.png)")
     parts.append("A hollow point has fewer seeds than the other points of its line.")
     for given, words in GIVEN.items():
@@ -128,6 +143,8 @@ def _report(cells: Cells, num_cells: int) -> str:
     parts += _contrasts(cells)
     parts += _before(cells)
     parts += _units(cells)
+    parts += _remaining(cells)
+    parts += _chain(cells)
     parts += _fit(cells)
     return "\n\n".join(parts) + "\n"
 
@@ -143,13 +160,15 @@ def _contrasts(cells: Cells) -> list[str]:
         if "reasoning" not in cells.corpora or other == "reasoning":
             continue
         for step in sorted({*cells.steps("reasoning")} & {*cells.steps(other)} - {0}):
-            found = [cells.contrast("reasoning", other, step, texts) for texts in cells.texts]
-            rows.append([other, str(step), *(str(each) if each.num_seeds else "—" for each in found)])
+            for unit, words in (("step", "sentence"), ("type", "type")):
+                found = [cells.contrast("reasoning", other, step, texts, unit) for texts in cells.texts]
+                if any(each.num_seeds for each in found):
+                    rows.append([other, str(step), words, *(str(each) if each.num_seeds else "—" for each in found)])
     if not rows:
         return []
-    header = ("other corpus", "step", *(f"on {_words(name)}" for name in cells.texts))
+    header = ("other corpus", "step", "unit", *(f"on {_words(name)}" for name in cells.texts))
     return [
-        "## ρ by sentence: trained on reasoning, minus trained on another corpus",
+        "## ρ: trained on reasoning, minus trained on another corpus",
         markdown_table(header, rows),
         "Both trainings have the same seed and number of steps, and read the same texts.",
     ]
@@ -157,9 +176,9 @@ def _contrasts(cells: Cells) -> list[str]:
 
 def _before(cells: Cells) -> list[str]:
     """Return the section on ρ before any training, as paragraphs."""
-    corpus = cells.corpora[0]
     rows = [
-        [_words(texts), *(str(cells.level(corpus, 0, texts, given=given)) for given in GIVEN)] for texts in cells.texts
+        [_words(texts), *(str(cells.level(UNTRAINED, 0, texts, given=given)) for given in GIVEN)]
+        for texts in cells.texts
     ]
     return ["## ρ by sentence before any training", markdown_table(("measured on", *GIVEN.values()), rows)]
 
@@ -177,6 +196,54 @@ def _units(cells: Cells) -> list[str]:
         markdown_table(("measured on", "estimator", "unit", *header), rows),
         "`full` is the joint strength of sentences by the gradient through the whole context, on fewer texts.",
     ]
+
+
+def _remaining(cells: Cells) -> list[str]:
+    """Return the section on ρ with everything held fixed that may explain it, as paragraphs."""
+    rows = []
+    for corpus in (UNTRAINED, *cells.corpora):
+        step = 0 if corpus == UNTRAINED else cells.last_step(corpus)
+        for texts in ("reasoning", ROLLOUTS):
+            for unit in ("step", "type"):
+                plain, held = (cells.level(corpus, step, texts, unit=unit, given=given) for given in ("none", "all"))
+                if plain.num_seeds:
+                    words = "sentence" if unit == "step" else unit
+                    rows.append([corpus, str(step), _words(texts), words, str(plain), str(held)])
+    header = ("trained on", "step", "measured on", "unit", "ρ", "ρ with all of these held fixed")
+    return [
+        "## What remains of ρ",
+        markdown_table(header, rows),
+        "Held fixed by sentence: the sentence's length, its position, and its mean ‖w_y‖. Held fixed by type: the "
+        "type's mean position, its ‖w_y‖, and the logarithm of its frequency in the set of texts. ‖w_y‖ is the norm "
+        "of the token's row of the output matrix. A type is a distinct token id.",
+    ]
+
+
+def _chain(cells: Cells) -> list[str]:
+    """Return the section on the links of the paper's chain, as paragraphs."""
+    parts = ["## The chain from entropy to strength"]
+    for kind, words in (("chain", "As they are"), ("chain_partial", "With ‖w_y‖ and the token's position held fixed")):
+        rows = []
+        for link, (name, sign) in _LINKS.items():
+            by_texts = [_range_text(cells, texts, kind, link) for texts in cells.texts]
+            rows.append([name, sign, *by_texts])
+        parts.append(f"{words}:")
+        parts.append(markdown_table(("link", "needed sign", *(f"on {_words(name)}" for name in cells.texts)), rows))
+    parts.append(
+        "Every number is a rank correlation over tokens, by `own`: the mean over all stored checkpoints, and in "
+        "brackets the lowest and the highest of them."
+    )
+    return parts
+
+
+def _range_text(cells: Cells, texts: str, kind: str, link: str) -> str:
+    """Return the mean, the lowest and the highest value of a link over all checkpoints, as text."""
+    entries = [entry for row in cells.rows if (entry := entry_of(row, texts, "own")) is not None]
+    numbers = [entry.get(kind, {}).get(link, {"value": None})["value"] for entry in entries]
+    known = [number for number in numbers if number is not None]
+    if not known:
+        return "—"
+    return f"{signed(sum(known) / len(known))} [{signed(min(known))}, {signed(max(known))}]"
 
 
 def _fit(cells: Cells) -> list[str]:

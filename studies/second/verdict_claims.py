@@ -97,13 +97,14 @@ def _cause(cells: Cells) -> list[Finding]:
     claim = "It is the reasoning that does it"
     mind = "a training on reasoning and one on its control that differ on texts of both kinds"
     found = []
-    for other in ("base", "sentences-shuffled"):
+    for other in ("base", "sentences-shuffled", "words-shuffled"):
+        step = cells.last_step("reasoning", other)
+        when = f"after {step} steps of SFT on" if step else "after SFT on"
         for texts, words in (("reasoning", "held-out reasoning texts"), (ROLLOUTS, "own rollouts")):
-            step = cells.last_step("reasoning", other)
-            value = cells.contrast("reasoning", other, step, texts) if step else _NOTHING
-            when = f"after {step} steps of SFT on" if step else "after SFT on"
-            what = f"ρ by sentence on {words} {when} reasoning, minus that after SFT on {other}"
-            found.append(_rho(claim, "no control", what, value, judged(value, -1), mind))
+            for unit, by in (("step", "sentence"), ("type", "type")):
+                value = cells.contrast("reasoning", other, step, texts, unit) if step else _NOTHING
+                what = f"ρ by {by} on {words} {when} reasoning, minus that after SFT on {other}"
+                found.append(_rho(claim, "no control", what, value, judged(value, -1), mind))
     return found
 
 

@@ -7,7 +7,7 @@ def measurement(corpus, seed, step, **each):
         {
             "texts": texts, "estimator": "own", "step_strength": "mean", "entropy_mean": 1.0, "logprob_mean": -1.5,
             "units": {"step": {"within": {"none": {"each": values}, "length+position": {"each": values},
-                                          "length": {"mean": 0.0}}}},
+                                          "all": {"each": values}, "length": {"mean": 0.0}}}},
             "chain": {"entropy–logit": {"value": -0.5}}, "chain_partial": {"entropy–logit": {"value": None}},
         }
         for texts, values in each.items()

@@ -59,6 +59,7 @@ def test_a_contrast_is_paired_by_seed_and_text():
     found = Cells(ROWS).contrast("reasoning", "base", 25, "reasoning")
     assert found.value == pytest.approx((-0.5 - 0.4 - 0.3 - 0.4) / 4)
     assert (found.num_seeds, found.num_texts) == (1, 4)
+    assert Cells(ROWS).contrast("reasoning", "base", 25, "reasoning", "type").num_seeds == 0  # not measured
 
 
 def test_the_last_step_is_the_last_of_those_with_the_most_seeds():
@@ -104,3 +105,10 @@ def test_the_files(tmp_path):
 def test_no_training_yet(tmp_path):
     (tmp_path / "cells").mkdir()
     assert "No training has a measurement yet." in write_findings(tmp_path, 7)
+    # A second family of models is measured without a training.
+    (tmp_path / "cells" / "untrained.s0.0.json").write_text(json.dumps(ROWS[0]))
+    text = write_findings(tmp_path, 7)
+    assert f"| own rollouts | {Cells(ROWS[:1]).level('untrained', 0, 'rollouts')} |" in text
+    assert "| entropy and logit | − | −0.500 [−0.500, −0.500] | −0.500 [−0.500, −0.500] |" in text
+    table = pd.read_csv(tmp_path / "tables" / "correlations.csv")
+    assert set(table.corpus) == {"untrained"}
