@@ -202,13 +202,16 @@ def _layers(folder: Path) -> list[Finding]:
     claim, mind = "Each single layer helps, deeper ones more, all most", "studies/paper/layers.yaml"
     paper = "each layer above GRPO (one run each)"
     found = []
-    for name, models in {"tiny-layers": "a tiny model with 6 layers", "smollm2-layers": "SmolLM2-135M"}.items():
+    # In SmolLM2's sweep, the method `corr-po` measures all layers.
+    for name, (models, every) in {
+        "tiny-layers": ("a tiny model with 6 layers", "all-layers"), "smollm2": ("SmolLM2-135M", "corr-po"),
+    }.items():  # fmt: skip
         if not _tasks(folder, name):
             found.append(_nothing(claim, paper, models, "accuracy", mind))
         for task, group in _tasks(folder, name).items():
             for entrant in group["entrants"]:
                 value = _difference(group, entrant["name"], "accuracy")
-                if value.num_seeds and entrant["name"] != "base":
+                if value.num_seeds and (entrant["name"].startswith("layer-") or entrant["name"] == every):
                     scale = f"{models}, {task}; {_counted(value.num_seeds, 'seed')}"
                     what = f"accuracy of {entrant['name']} minus grpo"
                     found.append(Finding(claim, paper, scale, what, *value[:4], "points", judged(value, 1), mind))

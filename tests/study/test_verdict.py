@@ -66,7 +66,17 @@ def test_what_the_cells_say(tmp_path):
         corr_po={"accuracy": difference(0.05, 0.01), "inversion": difference(0.1, 0.02)},
         shuffled={"accuracy": difference(-0.05, 0.01)},
     )  # fmt: skip
-    by_what = {one.what: one for one in findings(tmp_path)}
+    store(
+        tmp_path, "smollm2", base={"accuracy": difference(-0.3, 0.1)}, dapo={"accuracy": difference(0.1, 0.2)},
+        layer_9={"accuracy": difference(0.02, 0.01)}, corr_po={"accuracy": difference(0.0, 0.1)},
+    )  # fmt: skip
+    by_what = {one.what: one for one in findings(tmp_path) if "SmolLM2-135M, 64x2" not in one.scale}
+    layers = [one for one in findings(tmp_path) if one.claim.startswith("Each single layer")]
+    assert [(one.scale, one.what, one.verdict) for one in layers] == [
+        ("a tiny model with 6 layers", "accuracy", NOT_RUN),
+        ("SmolLM2-135M, 64x2 · mod3; 5 seeds", "accuracy of layer-9 minus grpo", "for"),
+        ("SmolLM2-135M, 64x2 · mod3; 5 seeds", "accuracy of corr-po minus grpo", "not enough data"),
+    ]
     sentence = by_what["change of ρ after 25 steps, held-out reasoning texts, by sentence"]
     assert (sentence.value, sentence.scale) == (pytest.approx(-0.3), "SmolLM2-135M; 2 seeds, 2 texts")
     gain = by_what["accuracy of corr-po minus grpo"]
