@@ -25,7 +25,7 @@ def curves_figure(
 ) -> Figure:
     """Draw ρ by sentence against the training step, a panel for each set of texts, and the published curves of SFT.
 
-    A point with fewer seeds than others of its line is hollow.
+    A point of a training is hollow if it has fewer seeds than another one of its line.
 
     Args:
         curves: for each set of texts, for each corpus, the steps with their values (`value`, `low`, `high`).

@@ -7,6 +7,7 @@ seeds and other texts; with one seed, it is over texts alone, and says nothing a
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,13 @@ from emergence_settings import ROLLOUTS, UNTRAINED
 from antiphase.runs.table_text import interval_text, signed
 from antiphase.statistics.paired import paired_difference
 
+# The links of the paper's chain, each with the sign that the paper's argument needs and with its words.
+LINKS = {
+    "entropy–logit": (-1, "entropy and the token's logit"),
+    "logit–hidden": (1, "the logit and ‖h‖ after the last norm"),
+    "hidden–strength": (1, "‖h‖ after the last norm and the strength"),
+    "hidden_before–strength": (1, "‖h‖ before the last norm and the strength"),
+}
 # A mean over fewer texts than this is not shown in the report; the tables have it.
 LEAST_TEXTS = 6
 
@@ -79,11 +87,26 @@ class Cells:
         """Return the steps at which a corpus was measured with at least one seed, ascending, beginning with 0."""
         return [0, *sorted({step for name, _, step in self._rows if name == corpus and step})]
 
-    def last_step(self, *corpora: str) -> int:
-        """Return the last of the steps that some corpora share and that have the most seeds; 0 if there is none."""
-        shared = set.intersection(*({*self.steps(corpus)} for corpus in corpora)) - {0}
-        counts = {step: len(set.intersection(*({*self.seeds(name, step)} for name in corpora))) for step in shared}
-        return max(shared, key=lambda step: (counts[step], step), default=0)
+    def last_step(self, *corpora: str, estimator: str = "own") -> int:
+        """Return the step that most seeds share in all given corpora; among equals, the last; 0 if there is none.
+
+        Only measurements by the estimator count.
+        """
+        counts = self._shared_seeds(corpora, estimator)
+        return max(counts, key=lambda step: (counts[step], step), default=0)
+
+    def shown_steps(self, *corpora: str) -> list[int]:
+        """Return `last_step`, and the last step at all if it is a later one with fewer seeds; ascending."""
+        counts = self._shared_seeds(corpora, "own")
+        return sorted({self.last_step(*corpora), max(counts)}) if counts else []
+
+    def _shared_seeds(self, corpora: Sequence[str], estimator: str) -> dict[int, int]:
+        """Return the number of seeds that all given corpora have at a step, for each step after 0 that has one."""
+        seeds: dict[str, set[tuple[int, int]]] = {corpus: set() for corpus in corpora}
+        for (corpus, seed, step), row in self._rows.items():
+            if step and corpus in seeds and any(entry["estimator"] == estimator for entry in row["entries"]):
+                seeds[corpus].add((step, seed))
+        return Counter(step for step, _ in set.intersection(*seeds.values()))
 
     def seeds(self, corpus: str, step: int) -> list[int]:
         """Return the seeds that a corpus was measured with at a step; at step 0, those of the untrained model."""
@@ -110,10 +133,21 @@ class Cells:
         self, corpus: str, step: int, texts: str, estimator: str = "own", unit: str = "step", given: str = "none"
     ) -> Value:
         """Return ρ at a step. Before training, no seed changes the ρ of given texts, so it is that of one seed."""
+        return value_of(self._each_of(corpus, step, texts, estimator, unit, given))
+
+    def levels(self, corpus: str, step: int, texts: str, unit: str, givens: Sequence[str]) -> list[Value]:
+        """Return ρ by `own` for several choices of what is held fixed, over the texts that have a ρ for each."""
+        tables = [np.array(self._each_of(corpus, step, texts, "own", unit, given)) for given in givens]
+        whole = np.isfinite(tables).all(axis=0)
+        return [value_of(np.where(whole, table, math.nan).tolist()) for table in tables]
+
+    def _each_of(self, corpus: str, step: int, texts: str, estimator: str, unit: str, given: str) -> list[list[float]]:
+        """Return the ρ of each text for each seed that has some."""
         seeds = self.seeds(corpus, step)
         if step == 0 and texts != ROLLOUTS:
             seeds = seeds[:1]
-        return value_of([_each(self.entry(corpus, seed, step, texts, estimator), unit, given) for seed in seeds])
+        found = [_each(self.entry(corpus, seed, step, texts, estimator), unit, given) for seed in seeds]
+        return [each for each in found if each]
 
     def change(
         self, corpus: str, step: int, texts: str, estimator: str = "own", unit: str = "step", given: str = "none"
@@ -126,6 +160,20 @@ class Cells:
             if len(after) == len(before):
                 differences.append([late - early for late, early in zip(after, before, strict=True)])
         return value_of(differences)
+
+    def link_values(self, link: str, kind: str = "chain", texts: str | None = None) -> list[float]:
+        """Return a link's rank correlation by `own` for each measurement and set of texts that has one.
+
+        Args:
+            link: a key of `LINKS`.
+            kind: `chain`, or `chain_partial` for the link with ‖w_y‖ and position held fixed.
+            texts: one set of texts; None takes all of them.
+        """
+        entries = [entry for row in self.rows for entry in row["entries"] if entry["estimator"] == "own"]
+        numbers = [
+            one.get(kind, {}).get(link, {"value": None})["value"] for one in entries if texts in (None, one["texts"])
+        ]
+        return [float(number) for number in numbers if number is not None]
 
     def contrast(
         self, corpus: str, other: str, step: int, texts: str, unit: str = "step", given: str = "none"

@@ -1,12 +1,13 @@
 """Write the findings of the study of emergence from its stored cells: report.md, tables/ and figures/."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from emergence_figure import curves_figure
-from emergence_findings import Cells, entry_of
+from emergence_findings import LINKS, Cells, entry_of
 from emergence_settings import ROLLOUTS, UNTRAINED
 
 from antiphase.data.published import published_curves
@@ -14,15 +15,10 @@ from antiphase.evaluation.comparison_formats import markdown_table
 from antiphase.figures.style import styled
 from antiphase.runs.table_text import signed
 
+# The units of the contrasts, what is held fixed, and the words for both.
+_CONTRASTS = (("step", "none", "sentence"), ("step", "length+position", "sentence, fixed"), ("type", "none", "type"))
 # What is held fixed in the main tables, by the name that the tables give it.
 GIVEN = {"none": "nothing held fixed", "length+position": "length and position of the sentences held fixed"}
-# The links of the paper's chain, in its order, with the sign that the paper's argument needs.
-_LINKS = {
-    "entropy–logit": ("entropy and logit", "−"),
-    "logit–hidden": ("logit and ‖h‖ after the last norm", "+"),
-    "hidden–strength": ("‖h‖ after the last norm and strength", "+"),
-    "hidden_before–strength": ("‖h‖ before the last norm and strength", "+"),
-}
 
 
 def write_findings(out: Path, num_cells: int) -> str:
@@ -109,7 +105,7 @@ def _chain_table(cells: Cells) -> pd.DataFrame:
 
 def _subjects(cells: Cells) -> list[str]:
     """Return the corpora that were trained on; or, if no training is stored, the untrained model alone."""
-    return cells.corpora or [UNTRAINED][: len(cells)]
+    return cells.corpora or ([UNTRAINED] if len(cells) else [])
 
 
 def _report(cells: Cells, num_cells: int) -> str:
@@ -126,7 +122,8 @@ def _report(cells: Cells, num_cells: int) -> str:
         sections = [*_before(cells), *_remaining(cells), *_chain(cells)] if len(cells) else []
         return "\n\n".join([*parts, *sections]) + "\n"
     parts.append("![ρ along the trainings](figures/emergence.png)")
-    parts.append("A hollow point has fewer seeds than the other points of its line.")
+    if any(len(cells.shown_steps(corpus)) > 1 for corpus in cells.corpora):
+        parts.append("A hollow point has fewer seeds than others of its line.")
     for given, words in GIVEN.items():
         parts.append(f"## Change of ρ by sentence since step 0: {words}")
         rows = []
@@ -160,8 +157,8 @@ def _contrasts(cells: Cells) -> list[str]:
         if "reasoning" not in cells.corpora or other == "reasoning":
             continue
         for step in sorted({*cells.steps("reasoning")} & {*cells.steps(other)} - {0}):
-            for unit, words in (("step", "sentence"), ("type", "type")):
-                found = [cells.contrast("reasoning", other, step, texts, unit) for texts in cells.texts]
+            for unit, given, words in _CONTRASTS:
+                found = [cells.contrast("reasoning", other, step, texts, unit, given) for texts in cells.texts]
                 if any(each.num_seeds for each in found):
                     rows.append([other, str(step), words, *(str(each) if each.num_seeds else "—" for each in found)])
     if not rows:
@@ -170,7 +167,8 @@ def _contrasts(cells: Cells) -> list[str]:
     return [
         "## ρ: trained on reasoning, minus trained on another corpus",
         markdown_table(header, rows),
-        "Both trainings have the same seed and number of steps, and read the same texts.",
+        "Both trainings have the same seed and number of steps. They read the same texts, and complete the same "
+        "questions. Fixed: with the length and position of the sentences held fixed.",
     ]
 
 
@@ -188,12 +186,15 @@ def _units(cells: Cells) -> list[str]:
     rows = []
     for texts, estimator, unit, given in _measured(cells):
         if given == "none" and texts in ("reasoning", ROLLOUTS):
-            changes = [cells.change(name, cells.last_step(name), texts, estimator, unit) for name in cells.corpora]
-            rows.append([_words(texts), estimator, unit, *(str(each) if each.num_seeds else "—" for each in changes)])
-    header = [f"{name}, step {cells.last_step(name)}" for name in cells.corpora]
+            row = []
+            for name in cells.corpora:
+                step = cells.last_step(name, estimator=estimator)
+                change = cells.change(name, step, texts, estimator, unit)
+                row.append(f"{change}, {step} steps" if step and change.num_seeds else "—")
+            rows.append([_words(texts), estimator, "sentence" if unit == "step" else unit, *row])
     return [
-        "## Units and estimators: change of ρ at the last step that has the most seeds",
-        markdown_table(("measured on", "estimator", "unit", *header), rows),
+        "## Units and estimators: change of ρ after the last steps that have the most seeds",
+        markdown_table(("measured on", "estimator", "unit", *cells.corpora), rows),
         "`full` is the joint strength of sentences by the gradient through the whole context, on fewer texts.",
     ]
 
@@ -205,7 +206,7 @@ def _remaining(cells: Cells) -> list[str]:
         step = 0 if corpus == UNTRAINED else cells.last_step(corpus)
         for texts in ("reasoning", ROLLOUTS):
             for unit in ("step", "type"):
-                plain, held = (cells.level(corpus, step, texts, unit=unit, given=given) for given in ("none", "all"))
+                plain, held = cells.levels(corpus, step, texts, unit, ("none", "all"))
                 if plain.num_seeds:
                     words = "sentence" if unit == "step" else unit
                     rows.append([corpus, str(step), _words(texts), words, str(plain), str(held)])
@@ -224,9 +225,9 @@ def _chain(cells: Cells) -> list[str]:
     parts = ["## The chain from entropy to strength"]
     for kind, words in (("chain", "As they are"), ("chain_partial", "With ‖w_y‖ and the token's position held fixed")):
         rows = []
-        for link, (name, sign) in _LINKS.items():
-            by_texts = [_range_text(cells, texts, kind, link) for texts in cells.texts]
-            rows.append([name, sign, *by_texts])
+        for link, (sign, name) in LINKS.items():
+            by_texts = [_range_text(cells.link_values(link, kind, texts)) for texts in cells.texts]
+            rows.append([name, "+" if sign > 0 else "−", *by_texts])
         parts.append(f"{words}:")
         parts.append(markdown_table(("link", "needed sign", *(f"on {_words(name)}" for name in cells.texts)), rows))
     parts.append(
@@ -236,14 +237,11 @@ def _chain(cells: Cells) -> list[str]:
     return parts
 
 
-def _range_text(cells: Cells, texts: str, kind: str, link: str) -> str:
-    """Return the mean, the lowest and the highest value of a link over all checkpoints, as text."""
-    entries = [entry for row in cells.rows if (entry := entry_of(row, texts, "own")) is not None]
-    numbers = [entry.get(kind, {}).get(link, {"value": None})["value"] for entry in entries]
-    known = [number for number in numbers if number is not None]
-    if not known:
+def _range_text(values: Sequence[float]) -> str:
+    """Return the mean, the lowest and the highest value as text."""
+    if not values:
         return "—"
-    return f"{signed(sum(known) / len(known))} [{signed(min(known))}, {signed(max(known))}]"
+    return f"{signed(sum(values) / len(values))} [{signed(min(values))}, {signed(max(values))}]"
 
 
 def _fit(cells: Cells) -> list[str]:

@@ -18,6 +18,7 @@ UNTRAINED = "untrained"
 # The name of the model's own completions among the measured texts.
 ROLLOUTS = "rollouts"
 _KEYS = ("model", "device", "threads", "seeds", "held_out", "corpora", "train", "measure", "seconds")
+_CORPUS = ("steps", "later_seeds", "least_tokens")
 _TRAIN = ("learning_rate", "rows", "answer_tokens", "prompt_tokens")
 _MEASURE = (
     "texts", "num_texts", "text_tokens", "num_rollouts", "rollout_tokens", "estimators", "units", "num_resamples",
@@ -147,6 +148,9 @@ def read_settings(path: Path, model: str | None = None) -> Settings:
         if corpus not in CORPORA:
             raise InvalidInputError(f"unknown corpus {corpus!r}. There are: {', '.join(CORPORA)}.")
     for corpus, options in content["corpora"].items():
+        unknown = sorted({*options} - {*_CORPUS})
+        if unknown:
+            raise InvalidInputError(f"{corpus}: unknown option {unknown[0]!r}. There are: {', '.join(_CORPUS)}.")
         steps = options.get("steps")
         if not isinstance(steps, list) or steps != sorted(set(steps)) or not steps or steps[-1] < 1:
             raise InvalidInputError(f"{corpus}: steps must be ascending numbers that end above 0; got {steps!r}.")

@@ -76,8 +76,8 @@ def _markdown(found: list[Finding], splits: list[list[str]]) -> str:
         "data`: it contains both, or it contains 0 and the paper gives no number, or there is no interval. A link of "
         "the chain is `for` if more than 95 % of the checkpoints and texts have the claimed sign, `against` if fewer "
         "than 5 % have it, else `mixed`; its bracket is the range over them. ρ before SFT is `for` if its "
-        "interval lies above −0.1, and `against` if it lies below 0. No interval is corrected for the number of rows, "
-        "so about one row in twenty is expected to exclude 0 by chance.",
+        "interval lies above −0.171, the lower one of the published values, and `against` if it lies below. No "
+        "interval is corrected for the number of rows, so about one row in twenty is expected to exclude 0 by chance.",
         "**Detectable** is the smallest true value that so many seeds and texts (or problems) tell from 0 in 80 % of "
         "cases. A smaller effect may exist and stay unseen here.",
         *_split_section(splits),

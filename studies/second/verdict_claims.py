@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from emergence_findings import Cells, Value
+from emergence_findings import LINKS, Cells, Value
 from emergence_settings import ROLLOUTS
 from finding import AGAINST, FOR, NOT_RUN, UNDECIDED, Finding, judged, points
 
 from antiphase.runs.table_text import signed
 
 # The post's changes of ρ by type in the first 200 steps of SFT: Qwen and Llama.
-SFT_CHANGES = (-0.137, -0.504)
+SFT_STEPS, SFT_CHANGES = 200, (-0.137, -0.504)
+# The post's ρ by type before SFT: Qwen and Llama.
+BEFORE_SFT = (0.036, -0.171)
 # CorR-PO minus GRPO in the paper's averages, in points.
 GAINS = {"Qwen2.5-Math-7B": 2.4, "Qwen3-4B": 0.0, "Qwen3-1.7B": -1.5}
 # What 1,000 steps of RL on Qwen2.5-Math-7B change ρ by, in the paper: GRPO and CorR-PO.
@@ -22,6 +24,12 @@ RL_CHANGES = {"grpo": -0.130, "corr-po": -0.192}
 SWEEPS = {"tiny": "tiny models", "tiny-long": "tiny models, 3× the steps", "smollm2": "SmolLM2-135M"}
 
 
+# The units of ρ, with what is held fixed and the words for both.
+_UNITS = (
+    ("type", "none", "by type"),
+    ("step", "none", "by sentence"),
+    ("step", "length+position", "by sentence, with length and position held fixed,"),
+)
 _GAIN, _CONTROL = "CorR-PO solves more than GRPO", "A control of CorR-PO solves more than GRPO"
 # The methods that are compared with GRPO, each with the claim that it tests.
 _COMPARED = {
@@ -65,9 +73,10 @@ def sft_changes(folder: Path) -> dict[str, dict[str, Value]]:
     cells = Cells.read(folder / "results-emergence")
     found = {}
     for corpus in cells.corpora:
-        changes = {texts: _last_change(cells, corpus, texts, "step", "none") for texts in ("reasoning", ROLLOUTS)}
+        step = cells.last_step(corpus)
+        changes = {texts: cells.change(corpus, step, texts) for texts in ("reasoning", ROLLOUTS)}
         seeds = _counted(changes["reasoning"].num_seeds, "seed")
-        found[f"{corpus}\n{cells.last_step(corpus)} steps, {seeds}"] = changes
+        found[f"{corpus}\n{step} steps, {seeds}"] = changes
     return found
 
 
@@ -76,19 +85,16 @@ def _emergence(cells: Cells) -> list[Finding]:
     claim = "SFT on reasoning turns ρ negative"
     paper = f"{signed(SFT_CHANGES[0])} and {signed(SFT_CHANGES[1])} by type after 200 steps (two models)"
     mind = "the same table for a base model of 1 B or more parameters and 1,000 steps"
-    step = cells.last_step("reasoning")
-    when = f" after {step} steps" if step else ""
     found = []
-    for texts, unit, given, what in (
-        (ROLLOUTS, "type", "none", "own rollouts, by type"),
-        (ROLLOUTS, "step", "none", "own rollouts, by sentence"),
-        ("reasoning", "step", "none", "held-out reasoning texts, by sentence"),
-        ("reasoning", "step", "length+position", "the same, length and position held fixed"),
-    ):
-        value = _last_change(cells, "reasoning", texts, unit, given)
-        # The published numbers are by type, so only that row is compared with them.
-        verdict = judged(value, -1, SFT_CHANGES[0] if unit == "type" else None)
-        found.append(_rho(claim, paper, f"change of ρ{when}, {what}", value, verdict, mind))
+    for step in cells.shown_steps("reasoning") or [0]:
+        when = f" after {step} steps" if step else ""
+        for texts, words in ((ROLLOUTS, "own rollouts"), ("reasoning", "held-out reasoning texts")):
+            for unit, given, by in _UNITS:
+                value = cells.change("reasoning", step, texts, unit=unit, given=given) if step else _NOTHING
+                # The published numbers are by type and after 200 steps, so only that row is compared with them.
+                size = SFT_CHANGES[0] if (unit, step) == ("type", SFT_STEPS) else None
+                what = f"change of ρ {by} on {words}{when}"
+                found.append(_rho(claim, paper, what, value, judged(value, -1, size), mind))
     return found
 
 
@@ -97,27 +103,32 @@ def _cause(cells: Cells) -> list[Finding]:
     claim = "It is the reasoning that does it"
     mind = "a training on reasoning and one on its control that differ on texts of both kinds"
     found = []
-    for other in ("base", "sentences-shuffled", "words-shuffled"):
+    for other in ("base", "sentences-shuffled"):
         step = cells.last_step("reasoning", other)
         when = f"after {step} steps of SFT on" if step else "after SFT on"
-        for texts, words in (("reasoning", "held-out reasoning texts"), (ROLLOUTS, "own rollouts")):
-            for unit, by in (("step", "sentence"), ("type", "type")):
-                value = cells.contrast("reasoning", other, step, texts, unit) if step else _NOTHING
-                what = f"ρ by {by} on {words} {when} reasoning, minus that after SFT on {other}"
+        for texts, words in ((ROLLOUTS, "own rollouts"), ("reasoning", "held-out reasoning texts")):
+            for unit, given, by in _UNITS:
+                value = cells.contrast("reasoning", other, step, texts, unit, given) if step else _NOTHING
+                what = f"ρ {by} on {words} {when} reasoning, minus that after SFT on {other}"
                 found.append(_rho(claim, "no control", what, value, judged(value, -1), mind))
     return found
 
 
 def _level(cells: Cells, family: str) -> list[Finding]:
-    """A model that was not trained to reason has a ρ near zero or above it."""
-    claim, mind = "Before SFT on reasoning, ρ is zero or positive", "the same numbers for base models of 1 B or more"
+    """A model that was not trained to reason has a ρ near zero, or above it."""
+    claim, mind = (
+        "Before SFT on reasoning, ρ is near zero or positive",
+        "the same numbers for base models of 1 B or more",
+    )
     found = []
     for unit, words in (("type", "by type"), ("step", "by sentence")):
         value = cells.level("reasoning", 0, ROLLOUTS, unit=unit)
         if value.num_seeds:
-            verdict = AGAINST if value.high < 0 else FOR if value.low > -0.1 else UNDECIDED
+            lowest = min(BEFORE_SFT)
+            verdict = AGAINST if value.high < lowest else FOR if value.low > lowest else UNDECIDED
+            verdict += " (one seed)" if value.num_seeds == 1 else ""
             scale = f"{family}; {_counted(value.num_seeds, 'seed')}, {_counted(value.num_texts, 'text')}"
-            paper = "+0.036 and −0.171 by type (two models)"
+            paper = f"{signed(BEFORE_SFT[0])} and {signed(BEFORE_SFT[1])} by type (two models)"
             what = f"ρ {words} on own rollouts"
             found.append(Finding(claim, paper, scale, what, *value[:4], "ρ", verdict, mind))
     return found
@@ -128,13 +139,8 @@ def _chain(cells: Cells, family: str) -> list[Finding]:
     claim = "Low entropy, large logit, large hidden state, large gradient"
     mind = "a model without RMSNorm before its head, in which the last link is positive"
     found = []
-    for link, sign, words in (
-        ("entropy–logit", -1, "entropy and the token's logit"),
-        ("logit–hidden", 1, "the logit and ‖h‖ after the last norm"),
-        ("hidden–strength", 1, "‖h‖ after the last norm and the strength"),
-        ("hidden_before–strength", 1, "‖h‖ before the last norm and the strength"),
-    ):
-        values = [value for row in cells.rows for value in _link(row, link)]
+    for link, (sign, words) in LINKS.items():
+        values = cells.link_values(link)
         if values:
             held = sum(sign * value > 0 for value in values) / len(values)
             mean = sum(values) / len(values)
@@ -146,12 +152,6 @@ def _chain(cells: Cells, family: str) -> list[Finding]:
         paper = "positive, by argument" if sign > 0 else "negative, by argument"
         found.append(Finding(claim, paper, family, what, mean, *ends, math.nan, "ρ", verdict, mind))
     return found
-
-
-def _link(row: Mapping[str, Any], link: str) -> list[float]:
-    """Return the value of a link by `own` for each set of texts of a measurement."""
-    entries = [entry for entry in row["entries"] if entry["estimator"] == "own" and link in entry.get("chain", {})]
-    return [entry["chain"][link]["value"] for entry in entries if entry["chain"][link]["value"] is not None]
 
 
 def _gains(folder: Path) -> list[Finding]:
@@ -198,33 +198,26 @@ def _signature(folder: Path) -> list[Finding]:
 
 
 def _layers(folder: Path) -> list[Finding]:
-    """Each single layer helps, deeper ones more, all together most."""
-    claim, mind = "Each single layer helps, deeper ones more, all most", "studies/paper/layers.yaml"
-    paper = "each layer above GRPO (one run each)"
+    """A reward from one layer helps, and so does one from all layers."""
+    one, every = "A reward from one layer solves more than GRPO", "A reward from all layers solves more than GRPO"
+    paper, mind = "each layer above GRPO (one run each)", "studies/paper/layers.yaml"
     found = []
-    # In SmolLM2's sweep, the method `corr-po` measures all layers.
-    for name, (models, every) in {
-        "tiny-layers": ("a tiny model with 6 layers", "all-layers"), "smollm2": ("SmolLM2-135M", "corr-po"),
-    }.items():  # fmt: skip
+    for name, models in {"tiny-layers": "a tiny model with 6 layers", "smollm2": "SmolLM2-135M"}.items():
         if not _tasks(folder, name):
-            found.append(_nothing(claim, paper, models, "accuracy", mind))
+            found.append(_nothing(one, paper, models, "accuracy", mind))
         for task, group in _tasks(folder, name).items():
-            for entrant in group["entrants"]:
-                value = _difference(group, entrant["name"], "accuracy")
-                if value.num_seeds and (entrant["name"].startswith("layer-") or entrant["name"] == every):
+            for method in (entrant["name"] for entrant in group["entrants"]):
+                value = _difference(group, method, "accuracy")
+                # SmolLM2's method for all layers is `corr-po`, which stands among the gains.
+                claim = one if method.startswith("layer-") else every if method == "all-layers" else None
+                if value.num_seeds and claim:
                     scale = f"{models}, {task}; {_counted(value.num_seeds, 'seed')}"
-                    what = f"accuracy of {entrant['name']} minus grpo"
+                    what = f"accuracy of {method} minus grpo"
                     found.append(Finding(claim, paper, scale, what, *value[:4], "points", judged(value, 1), mind))
     return found
 
 
 _NOTHING = Value(math.nan, math.nan, math.nan, math.nan, 0, 0)
-
-
-def _last_change(cells: Cells, corpus: str, texts: str, unit: str, given: str) -> Value:
-    """Return the change of ρ since step 0 at one step of a corpus; nothing if it was not trained on yet."""
-    step = cells.last_step(corpus)
-    return cells.change(corpus, step, texts, unit=unit, given=given) if step else _NOTHING
 
 
 def _rho(claim: str, paper: str, what: str, value: Value, verdict: str, mind: str) -> Finding:

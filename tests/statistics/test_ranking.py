@@ -18,7 +18,7 @@ from antiphase.statistics.ranking import best_of_k, problem_aurocs, within_probl
 # Within problems
 
 scored = st.lists(
-    st.tuples(st.sampled_from([math.nan, 0.0, 0.5, 1.0, 2.0]), st.booleans()), min_size=1, max_size=7
+    st.tuples(st.sampled_from([math.nan, -math.inf, 0.0, 0.5, 2.0, math.inf]), st.booleans()), min_size=1, max_size=7
 ).map(lambda pairs: (np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])))
 
 
@@ -28,7 +28,8 @@ def test_aurocs_equal_those_of_sklearn(rollouts):
     for scores, correct in rollouts:
         defined = ~np.isnan(scores)
         mixed = len(set(correct[defined].tolist())) == 2
-        expected.append(roc_auc_score(correct[defined], scores[defined]) if mixed else math.nan)
+        finite = np.nan_to_num(scores[defined], posinf=9.0, neginf=-9.0)  # The same ranks: sklearn refuses infinity.
+        expected.append(roc_auc_score(correct[defined], finite) if mixed else math.nan)
     names = np.repeat(np.arange(len(rollouts)), [len(scores) for scores, _ in rollouts])
     scores, correct = (np.concatenate(parts) for parts in zip(*rollouts, strict=True))
     np.testing.assert_allclose(problem_aurocs(scores, correct, names), expected, rtol=1e-12)
@@ -36,6 +37,23 @@ def test_aurocs_equal_those_of_sklearn(rollouts):
     assert estimate.num_problems == np.sum(~np.isnan(expected))
     if estimate.defined:
         assert estimate.value == pytest.approx(np.nanmean(expected), rel=1e-12)
+
+
+@given(st.lists(scored, min_size=1, max_size=4), st.randoms())
+def test_the_rollouts_of_a_problem_may_stand_anywhere(rollouts, random):
+    names = np.repeat(np.arange(len(rollouts)), [len(scores) for scores, _ in rollouts])
+    scores, correct = (np.concatenate(parts) for parts in zip(*rollouts, strict=True))
+    order = list(range(len(names)))
+    random.shuffle(order)
+    whole = dict(zip(dict.fromkeys(names.tolist()), problem_aurocs(scores, correct, names), strict=True))
+    moved = problem_aurocs(scores[order], correct[order], names[order])
+    np.testing.assert_array_equal(moved, [whole[name] for name in dict.fromkeys(names[order].tolist())])
+
+
+def test_no_rollouts_and_undefined_scores():
+    assert problem_aurocs(np.array([]), np.array([], dtype=bool), []).shape == (0,)
+    found = problem_aurocs(np.array([math.nan, 1.0, 2.0]), np.array([True, False, True]), ["a", "b", "b"])
+    np.testing.assert_array_equal(found, [math.nan, 1.0])
 
 
 def test_difficulty_cancels():

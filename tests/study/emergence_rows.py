@@ -2,13 +2,18 @@
 
 
 def measurement(corpus, seed, step, **each):
-    """What is stored of a measurement, in which `each` gives the ρ of the texts of every set."""
+    """What is stored of a measurement, in which `each` gives the ρ of the texts of every set.
+
+    With everything held fixed, it is half of it, and that of the first text is missing.
+    """
+    held = {texts: [None, *(value and value / 2 for value in values[1:])] for texts, values in each.items()}
     entries = [
         {
             "texts": texts, "estimator": "own", "step_strength": "mean", "entropy_mean": 1.0, "logprob_mean": -1.5,
             "units": {"step": {"within": {"none": {"each": values}, "length+position": {"each": values},
-                                          "all": {"each": values}, "length": {"mean": 0.0}}}},
-            "chain": {"entropy–logit": {"value": -0.5}}, "chain_partial": {"entropy–logit": {"value": None}},
+                                          "all": {"each": held[texts]}, "length": {"mean": 0.0}}}},
+            "chain": {"entropy–logit": {"value": -0.5 - 0.01 * step}},
+            "chain_partial": {"entropy–logit": {"value": None}},
         }
         for texts, values in each.items()
     ]  # fmt: skip

@@ -65,11 +65,26 @@ def test_a_contrast_is_paired_by_seed_and_text():
 def test_the_last_step_is_the_last_of_those_with_the_most_seeds():
     later = [measurement(corpus, 0, 50, reasoning=BEFORE) for corpus in ("reasoning", "base")]
     cells = Cells([*ROWS, *later])
+    assert cells.shown_steps("reasoning") == [25, 50]
+    assert cells.shown_steps("base") == [50]
     assert cells.steps("reasoning") == [0, 25, 50]
     assert cells.last_step("reasoning") == 25
     assert cells.last_step("base") == 50
     assert cells.last_step("reasoning", "base") == 50  # The two share one seed at both steps.
     assert cells.last_step("reasoning", "prose") == 0
+    assert cells.last_step("reasoning", estimator="full") == 0
+    # Two corpora may share a step, and no seed of it.
+    other = Cells(
+        [*ROWS, measurement("base", 1, 50, reasoning=BEFORE), measurement("reasoning", 0, 50, reasoning=BEFORE)]
+    )
+    assert other.last_step("reasoning", "base") == 25
+
+
+def test_levels_are_over_the_texts_that_have_all_of_them():
+    plain, held = Cells(ROWS).levels("reasoning", 25, "reasoning", "step", ("none", "all"))
+    # The first text lacks a ρ with everything held fixed, and the last one lacks any with seed 1.
+    assert (plain.value, held.value) == pytest.approx(((-0.3 + 0.1 + 0.3 + 0.1) / 4, (-0.3 + 0.1 + 0.3 + 0.1) / 8))
+    assert (plain.num_texts, held.num_texts) == (2, 2)
 
 
 def test_few_texts_are_not_enough_data():
@@ -93,7 +108,13 @@ def test_the_files(tmp_path):
     assert row.change.item() == pytest.approx(0.1)
     chain = pd.read_csv(tmp_path / "tables" / "chain.csv")
     assert set(chain.kind) == {"chain"}
-    assert set(chain["mean"]) == {-0.5}
+    assert set(chain["mean"]) == {-0.5, -0.75}
+    assert "| entropy and the token's logit | − | −0.688 [−0.750, −0.500] |" in text
+    contrasts = [Cells(ROWS).contrast("reasoning", "base", 25, texts) for texts in ("reasoning", "rollouts")]
+    assert f"| base | 25 | sentence | {contrasts[0]} | {contrasts[1]} |" in text
+    assert "hollow" not in text
+    held = Cells(ROWS).levels("base", 25, "rollouts", "step", ("none", "all"))
+    assert f"| base | 25 | own rollouts | sentence | {held[0]} | {held[1]} |" in text
     before = chain[(chain.step == 0) & (chain.corpus == "reasoning")].set_index("texts").num_seeds
     assert before.to_dict() == {"reasoning": 1, "rollouts": 2}
     first = (tmp_path / "figures" / "emergence.png").read_bytes()
@@ -109,6 +130,6 @@ def test_no_training_yet(tmp_path):
     (tmp_path / "cells" / "untrained.s0.0.json").write_text(json.dumps(ROWS[0]))
     text = write_findings(tmp_path, 7)
     assert f"| own rollouts | {Cells(ROWS[:1]).level('untrained', 0, 'rollouts')} |" in text
-    assert "| entropy and logit | − | −0.500 [−0.500, −0.500] | −0.500 [−0.500, −0.500] |" in text
+    assert "| entropy and the token's logit | − | −0.500 [−0.500, −0.500] | −0.500 [−0.500, −0.500] |" in text
     table = pd.read_csv(tmp_path / "tables" / "correlations.csv")
     assert set(table.corpus) == {"untrained"}

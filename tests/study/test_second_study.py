@@ -270,6 +270,10 @@ def test_the_shuffled_corpus_has_the_answers_of_the_other_in_the_same_order(trac
         ({"corpora": {"reasoning": {"steps": [2, 1]}}}, r"steps must be ascending numbers .* got \[2, 1\]"),
         ({"corpora": {"reasoning": {"steps": [1, 2], "later_seeds": [3]}}}, r"later_seeds must be some .* got \[3\]"),
         ({"corpora": {"reasoning": {"steps": [0, 2], "later_seeds": [0]}}}, r"later_seeds must be some .* got \[0\]"),
+        (
+            {"corpora": {"reasoning": {"steps": [1], "later_seed": [1]}}},
+            "unknown option 'later_seed'. There are: steps",
+        ),
         ({"held_out": 2}, "held_out must lie between 0 and 1; got 2"),
         ({"more": 1}, "look at more"),
         ({"measure": {"estimators": {"last": ["prose"]}}}, "last names 'prose', which is no set of measured texts"),

@@ -67,17 +67,20 @@ def test_what_the_cells_say(tmp_path):
         shuffled={"accuracy": difference(-0.05, 0.01)},
     )  # fmt: skip
     store(
-        tmp_path, "smollm2", base={"accuracy": difference(-0.3, 0.1)}, dapo={"accuracy": difference(0.1, 0.2)},
-        layer_9={"accuracy": difference(0.02, 0.01)}, corr_po={"accuracy": difference(0.0, 0.1)},
+        tmp_path, "tiny-layers", base={"accuracy": difference(-0.3, 0.1)},
+        layer_9={"accuracy": difference(0.02, 0.01)}, all_layers={"accuracy": difference(0.0, 0.1)},
     )  # fmt: skip
-    by_what = {one.what: one for one in findings(tmp_path) if "SmolLM2-135M, 64x2" not in one.scale}
-    layers = [one for one in findings(tmp_path) if one.claim.startswith("Each single layer")]
-    assert [(one.scale, one.what, one.verdict) for one in layers] == [
-        ("a tiny model with 6 layers", "accuracy", NOT_RUN),
-        ("SmolLM2-135M, 64x2 · mod3; 5 seeds", "accuracy of layer-9 minus grpo", "for"),
-        ("SmolLM2-135M, 64x2 · mod3; 5 seeds", "accuracy of corr-po minus grpo", "not enough data"),
+    found = findings(tmp_path)
+    layers = [one for one in found if "layer" in one.claim]
+    assert [
+        (" ".join(one.claim.split()[2:5]), one.scale.partition(",")[0], one.what, one.verdict) for one in layers
+    ] == [
+        ("from one layer", "a tiny model with 6 layers", "accuracy of layer-9 minus grpo", "for"),
+        ("from all layers", "a tiny model with 6 layers", "accuracy of all-layers minus grpo", "not enough data"),
+        ("from one layer", "SmolLM2-135M", "accuracy", NOT_RUN),
     ]
-    sentence = by_what["change of ρ after 25 steps, held-out reasoning texts, by sentence"]
+    by_what = {one.what: one for one in found}
+    sentence = by_what["change of ρ by sentence on held-out reasoning texts after 25 steps"]
     assert (sentence.value, sentence.scale) == (pytest.approx(-0.3), "SmolLM2-135M; 2 seeds, 2 texts")
     gain = by_what["accuracy of corr-po minus grpo"]
     assert (gain.text, gain.power, gain.verdict) == ("+5.0 [+4.0, +6.0] points", "1.4 points", "for")
@@ -91,7 +94,11 @@ def test_what_the_cells_say(tmp_path):
     level = by_what["ρ by sentence on own rollouts"]
     assert (level.scale, level.verdict) == ("SmolLM2-135M; 2 seeds, 4 texts", "not enough data")
     link = by_what["rank correlation of entropy and the token's logit; its range over 9 checkpoints and texts"]
-    assert (link.value, link.verdict) == (-0.5, "for")
+    assert (link.value, link.low, link.verdict) == (pytest.approx((3 * -0.5 + 6 * -0.75) / 9), -0.75, "for")
+    what = "on held-out reasoning texts after 25 steps of SFT on reasoning, minus that after SFT on base"
+    cause = by_what[f"ρ by sentence {what}"]
+    assert (cause.value, cause.verdict) == (pytest.approx((-0.5 - 0.4 - 0.3 - 0.4) / 4), "for (one seed)")
+    assert by_what[f"ρ by type {what}"].verdict == NOT_RUN
 
 
 def test_the_files(tmp_path):

@@ -63,7 +63,10 @@ class SeedRun:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """The rows of the sampled rollouts, or those of the greedy ones if nothing was sampled."""
+        """The rows of the sampled rollouts, or those of the greedy ones if nothing was sampled.
+
+        The table is made once and shared, so it must not be changed.
+        """
         return sampled_or_greedy(self.rollouts)
 
     @property

@@ -72,12 +72,12 @@ def samples_by_problem(rows: pd.DataFrame) -> dict[str, Samples]:
 
     The problems are in the order in which they first appear.
     """
-    places, names = pd.factorize(rows.problem_id)
-    found = {str(name): Samples([], []) for name in names}
-    groups = list(found.values())
-    for place, answer, correct in zip(places.tolist(), rows.answer.tolist(), rows.correct.tolist(), strict=True):
-        groups[place].answers.append(answer if isinstance(answer, str) else None)
-        groups[place].correct.append(bool(correct))
+    found: dict[str, Samples] = {}
+    columns = (rows[name].tolist() for name in ("problem_id", "answer", "correct"))
+    for name, answer, correct in zip(*columns, strict=True):
+        samples = found.setdefault(str(name), Samples([], []))
+        samples.answers.append(answer if isinstance(answer, str) else None)
+        samples.correct.append(bool(correct))
     return found
 
 

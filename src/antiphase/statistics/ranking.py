@@ -67,13 +67,17 @@ def problem_aurocs(
         One value for each problem, in the order in which problems first appear. It is NaN for a problem that does not
         have both a right and a wrong rollout with a score.
 
+    Raises:
+        InvalidInputError: there is not one problem for every rollout.
+
     >>> problem_aurocs(np.array([0.9, 0.2, 0.2, 0.5]), np.array([True, False, True, True]), ["a", "a", "a", "b"])
     array([0.75,  nan])
     """
     places, names = _places(scores, problems)
     num_problems = len(names)
+    scores = scores.astype(np.float64)
     defined = ~np.isnan(scores)
-    places, right, known = places[defined], correct[defined].astype(bool), scores[defined].astype(np.float64)
+    places, right, known = places[defined], correct[defined].astype(bool), scores[defined]
     total = np.bincount(places, minlength=num_problems)
     num_right = np.bincount(places[right], minlength=num_problems)
     # One ranking of all rollouts, first by problem and then by score. A rollout's rank within its problem is this rank
