@@ -11,8 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from emergence_budget import describe
-from emergence_cells import Study
+from emergence_budget import check_stored, describe
 from emergence_report import write_findings
 from emergence_settings import read_settings
 
@@ -37,14 +36,19 @@ def main() -> None:
     options = parsed()
     settings = read_settings(options.settings, options.model)
     cells = settings.chosen(options.only)
-    study = Study(settings, options.out, options.work or options.out / "work")
+    check_stored(settings, options.out)
     print(describe(settings, cells, options.out), flush=True)
     if options.dry_run:
         return
-    left = [] if options.tables else [cell for cell in cells if not study.is_done(cell)]
-    if left:
-        study.check(left)
-        study.run(left)
+    if not options.tables:
+        # This imports torch, which the tables do not need.
+        from emergence_cells import Study
+
+        study = Study(settings, options.out, options.work or options.out / "work")
+        left = [cell for cell in cells if not study.is_done(cell)]
+        if left:
+            study.check(left)
+            study.run(left)
     print(write_findings(options.out, sum(len(cell.steps) for cell in settings.cells())))
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from emergence_settings import UNTRAINED, Cell, Settings
 
+from antiphase.errors import InvalidInputError
+
 # A file with a line for each piece of work that was done, and its seconds.
 SECONDS = "seconds.jsonl"
 
@@ -48,6 +50,24 @@ def rates(settings: Settings, out: Path) -> tuple[dict[str, float], list[str]]:
 def is_done(out: Path, cell: Cell, step: int) -> bool:
     """Return whether what is measured after a step is stored."""
     return (out / "cells" / cell.file(step)).is_file()
+
+
+def check_stored(settings: Settings, out: Path) -> None:
+    """Refuse a folder with measurements that were made with other settings.
+
+    Raises:
+        InvalidInputError: a stored measurement has other settings.
+    """
+    wanted = json.loads(json.dumps(settings.stored()))
+    for cell in settings.cells():
+        for path in (out / "cells" / cell.file(step) for step in cell.steps if is_done(out, cell, step)):
+            stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
+            differing = [key for key in {**stored, **wanted} if stored.get(key) != wanted.get(key)]
+            if differing:
+                raise InvalidInputError(
+                    f"{path} was measured with other settings ({', '.join(differing)}). Choose another --out, or "
+                    "change the settings back."
+                )
 
 
 def describe(settings: Settings, cells: Sequence[Cell], out: Path) -> str:

@@ -24,7 +24,7 @@ from checkpoint_measures import (
     sets_of,
 )
 from corpora import Answer, Corpus, digest_of
-from emergence_budget import is_done, note_seconds
+from emergence_budget import check_stored, is_done, note_seconds
 from emergence_settings import UNTRAINED, Cell, Settings
 
 from antiphase.errors import InvalidInputError
@@ -54,10 +54,7 @@ class Study:
     def __init__(self, settings: Settings, out: Path, work: Path, say: Callable[[str], None] = print) -> None:
         self.settings, self.out, self.work, self._say = settings, out, work, say
         self._commit = commit()
-        for cell in settings.cells():
-            for step in cell.steps:
-                if is_done(out, cell, step):
-                    _check_settings(out / "cells" / cell.file(step), settings)
+        check_stored(settings, out)
 
     @cached_property
     def _skeleton_tokenizer(self) -> Any:
@@ -193,16 +190,4 @@ def _check_data(path: Path, data: dict[str, str | None]) -> None:
         raise InvalidInputError(
             f"{path} was measured with other data. The files that ANTIPHASE_TRACES, ANTIPHASE_GSM8K_SOLUTIONS and "
             "ANTIPHASE_PROSE name must be the same as then; or choose another --out."
-        )
-
-
-def _check_settings(path: Path, settings: Settings) -> None:
-    """Refuse a stored measurement that was made with other settings."""
-    stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
-    wanted = json.loads(json.dumps(settings.stored()))
-    differing = [key for key in {**stored, **wanted} if stored.get(key) != wanted.get(key)]
-    if differing:
-        raise InvalidInputError(
-            f"{path} was measured with other settings ({', '.join(differing)}). Choose another --out, or change the "
-            "settings back."
         )
