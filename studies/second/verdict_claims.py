@@ -103,7 +103,7 @@ def _cause(cells: Cells) -> list[Finding]:
     claim = "It is the reasoning that does it"
     mind = "a training on reasoning and one on its control that differ on texts of both kinds"
     found = []
-    for other in ("base", "sentences-shuffled"):
+    for other in ("base", "sentences-shuffled", "words-shuffled"):
         step = cells.last_step("reasoning", other)
         when = f"after {step} steps of SFT on" if step else "after SFT on"
         for texts, words in ((ROLLOUTS, "own rollouts"), ("reasoning", "held-out reasoning texts")):
