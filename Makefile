@@ -48,7 +48,7 @@ train: $(VENV)/.train ## train the embedded model with CorR-PO: it learns to add
 	$(BIN)/antiphase train --config recipes/smollm2-sums/recipe.yaml --out runs/train-$$(date +%Y%m%d-%H%M%S)
 
 # Sweeps of the second study; a file joins the list when some of its cells are stored.
-SECOND := tiny-tuning tiny-finals tiny
+SECOND := tiny-tuning tiny-finals tiny tiny-layers
 study: $(VENV)/.train ## the tables and figures of both studies, from their stored cells (about two minutes)
 	$(BIN)/antiphase sweep studies/first/tiny.yaml --tables
 	$(BIN)/antiphase sweep studies/first/smollm2.yaml --tables
