@@ -49,7 +49,7 @@ train: $(VENV)/.train ## train the embedded model with CorR-PO: it learns to add
 
 # Sweeps of the second study; a file joins the list when some of its cells are stored.
 SECOND := tiny-tuning tiny-finals tiny tiny-layers
-study: $(VENV)/.train ## the tables and figures of both studies, from their stored cells (about two minutes)
+study: $(VENV)/.train ## the tables and figures of both studies, from their stored cells (about three minutes)
 	$(BIN)/antiphase sweep studies/first/tiny.yaml --tables
 	$(BIN)/antiphase sweep studies/first/smollm2.yaml --tables
 	$(BIN)/python studies/second/emergence.py studies/second/emergence.yaml --out studies/second/results-emergence --tables
