@@ -123,6 +123,14 @@ def test_the_files(tmp_path):
     assert first == (tmp_path / "figures" / "emergence.png").read_bytes()
 
 
+def test_a_hollow_point_is_explained(tmp_path):
+    (tmp_path / "cells").mkdir()
+    later = measurement("reasoning", 0, 50, reasoning=BEFORE, rollouts=BEFORE)
+    for number, row in enumerate([*ROWS, later]):
+        (tmp_path / "cells" / f"{number}.json").write_text(json.dumps(row))
+    assert "A hollow point has fewer seeds than others of its line." in write_findings(tmp_path, 7)
+
+
 def test_no_training_yet(tmp_path):
     (tmp_path / "cells").mkdir()
     assert "No training has a measurement yet." in write_findings(tmp_path, 7)
