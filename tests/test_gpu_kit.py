@@ -80,7 +80,7 @@ def test_an_unknown_part(only, tmp_path) -> None:
     command = [sys.executable, KIT / "run.py", "--out", tmp_path / "out", "--only", only]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "there are right, fast, train, learn" in done.stderr
+    assert "there are right, agree, fast, train, learn" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -1,6 +1,6 @@
-"""Real: the commands as users run them, on the embedded model where it is installed: probe, eval and training.
+"""Real: the commands as users run them, on the embedded model where it is installed: evaluation and training.
 
-`probe` and `eval` measure GSM8K. The recipe of recipes/smollm2-sums is trained with CorR-PO and with its base method
+`eval` measures GSM8K. The recipe of recipes/smollm2-sums is trained with CorR-PO and with its base method
 alone, two seeds each, all at once: what counts is what they learn, so their times say nothing. Every evaluation on
 held-out problems is a row. A training that does not end in time keeps the rows that it has.
 
@@ -11,103 +11,22 @@ import itertools
 import json
 import os
 import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
-from kit import DEVICE, ROOT, Part
+from kit import ROOT, Part
+
+from commands import command, model_of, run
 
 RECIPE = ROOT / "recipes" / "smollm2-sums" / "recipe.yaml"
 METHODS = {"dapo+corr-po": [], "dapo": ["--preset", "dapo", "--inversion_weight", "0"]}
 SEEDS = (0, 1)
-PROBE = ["--num-prompts", "16", "--samples", "2", "--max-new-tokens", "64", "--estimator", "own,last,full:3"]
 EVAL = ["--tasks", "gsm8k", "--num-problems", "24", "--samples", "4", "--max-new-tokens", "128"]
-# The greatest difference of a token, relative to the mean; rounding of float32 is far below it.
-AGREE_ROLLOUTS, AGREE_LIMIT = 8, 1e-3
 # A dry run only shows that every command goes through.
-DRY_PROBE = ["--prompts", "gsm8k", "--num-prompts", "2", "--max-new-tokens", "24", "--estimator", "own", "--device"]
-DRY_PROBE += ["cpu", "--no-figures", "--no-report"]
 DRY_EVAL = ["--tasks", "sums:digits=2|1", "--num-problems", "2", "--samples", "2", "--max-new-tokens", "16"]
 DRY_EVAL += ["--device", "cpu"]
 DRY_TRAIN = ["--max_steps", "1", "--eval_problems", "4", "--eval_samples", "1", "--eval_every", "1"]
 DRY_TRAIN += ["--per_device_train_batch_size", "4", "--num_generations", "4", "--use_cpu", "true"]
-
-
-def command(*words: object) -> list[str]:
-    """A command of antiphase in a process of its own."""
-    return [sys.executable, "-m", "antiphase", *map(str, words)]
-
-
-def model_of(part: Part, folder: Path) -> str:
-    """`demo`, converted once for all, or the folder of a random model."""
-    from antiphase.models.demo import demo_model_path, embedded_gguf
-
-    if embedded_gguf() is not None and not part.dry:
-        with part.cell("convert") as row:
-            row["model"] = Path(demo_model_path()).name
-        return "demo"
-    from shapes import byte_tokenizer, tiny_model
-
-    tokenizer = byte_tokenizer(300)
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
-    tiny_model("llama", num_hidden_layers=2).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-def run(part: Part, words: list[str], row: dict[str, Any]) -> None:
-    """Run a command to its end; raise with its last words where it fails."""
-    start = time.monotonic()
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=max(part.left, 1))
-    row["seconds"] = round(time.monotonic() - start, 1)
-    if done.returncode:
-        row["output"] = (done.stdout + done.stderr)[-3000:]
-        raise RuntimeError(f"{words[3]} ended with {done.returncode}")
-
-
-def probe(part: Part, model: str, out: Path) -> None:
-    """The options of `make demo`; the pooled ρ of every estimator and unit."""
-    with part.cell("probe", model=Path(model).name) as row:
-        run(part, command("probe", model, *(DRY_PROBE if part.dry else PROBE), "--out", out), row)
-        found = json.loads((out / "summary.json").read_text())["results"]
-        row["device"], row["dtype"] = found[0]["device"], found[0]["dtype"]
-        row["correlation"] = {
-            one["estimator"]: {
-                name: [unit[key] for key in ("value", "low", "high", "num_items")]
-                for name, unit in one["units"].items()
-            }
-            for one in found
-        }
-
-
-def agree(part: Part, model: str, rollouts: Path, folder: Path) -> None:
-    """Measure the same rollouts on the device and on the CPU: all values must be equal but for rounding."""
-    import pandas as pd
-
-    with part.cell("agree", model=Path(model).name) as row:
-        given = pd.read_parquet(rollouts)
-        given = given[given.estimator == given.estimator.iloc[0]].head(AGREE_ROLLOUTS)
-        given[["prompt_id", "rollout_id", "prompt_ids", "completion_ids"]].to_parquet(folder / "given.parquet")
-        words = [model, "--rollouts", folder / "given.parquet", "--estimator", "own,last,full:3", "--dtype", "float32"]
-        words += ["--allow-short", "--no-figures", "--no-report", "--quiet", "--num-resamples", "10"]
-        tables = {}
-        for device in ("cpu", str(DEVICE)):
-            out = folder / f"agree-{len(tables)}"
-            run(part, command("probe", *words, "--device", device, "--out", out), row)
-            tables[out] = pd.read_parquet(out / "tokens.parquet")
-        here, there = tables.values()
-        assert here.rollout_id.equals(there.rollout_id)
-        assert here.token_id.equals(there.token_id)
-        for estimator, same in here.groupby("estimator"):
-            for name in ("strength", "entropy"):
-                other = there.loc[same.index, name]
-                known = same[name].notna()
-                difference = (same[name] - other)[known]
-                row[f"{estimator}, {name}"] = float(difference.abs().max() / same[name][known].abs().mean())
-                if not row[f"{estimator}, {name}"] <= AGREE_LIMIT:
-                    row["status"] = "wrong"
 
 
 def evaluate(part: Part, model: str, out: Path) -> None:
@@ -167,8 +86,6 @@ def main() -> None:
         model = model_of(part, folder / "model")
         started = trainings(part, model, folder)
         try:
-            probe(part, model, folder / "probe")
-            agree(part, model, folder / "probe" / "rollouts.parquet", folder)
             evaluate(part, model, folder / "eval")
             finish(part, started, folder)
         finally:

@@ -164,13 +164,13 @@ def real_lines(found: dict[str, Any]) -> list[str]:
         return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
 
     lines = []
-    for row in rows_of(found, "real", "probe"):
+    for row in [*rows_of(found, "real", "probe"), *rows_of(found, "agree", "probe")]:
         body = [
             [f"`{estimator}`", *(shown(*unit[:3]) for unit in units.values())]
             for estimator, units in row["correlation"].items()
         ]
         names = next(iter(row["correlation"].values()))
-        lines += [f"`antiphase probe {row['model']}` with the options of `make demo`:", ""]
+        lines += [f"Run {row['run']}: `antiphase probe {row['model']}` with the options of `make demo`:", ""]
         lines += [*table(["pooled ρ", *(f"by {name}" for name in names)], body), ""]
     evals = newest(rows_of(found, "real", "heldout"), "run", "method", "seed", "step")
     steps = sorted({key[3] for key in evals})
@@ -258,7 +258,11 @@ def section(found: dict[str, Any], name: str) -> str:
         ["**A training step:**"],
         train_table(found),
         ["**The recipe `tiny`** (the part `learn`).", "", *learn_lines(found)],
-        ["**The commands** (the part `real`) on SmolLM2-135M-Instruct, in float32.", "", *real_lines(found)],
+        [
+            "**The commands** (`agree` and `real`) on SmolLM2-135M-Instruct, in float32.",
+            "",
+            *real_lines(found),
+        ],
         ["**What did not end well,** in all runs:"],
         unwell(found),
     ]

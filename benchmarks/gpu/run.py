@@ -26,7 +26,14 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parents[1] / "src"
 WHEELS = HERE / "wheels"
 # Part → seconds: what it may take, and in a dry run. A part stops itself; this is for one that hangs.
-PARTS = {"right": (70, 60), "fast": (200, 40), "train": (170, 90), "learn": (200, 120), "real": (240, 120)}
+PARTS = {
+    "right": (70, 60),
+    "agree": (90, 60),
+    "fast": (200, 40),
+    "train": (170, 90),
+    "learn": (200, 120),
+    "real": (240, 120),
+}
 _GRACE = 20.0  # seconds for the cell in hand and for starting
 
 
