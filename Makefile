@@ -48,11 +48,12 @@ train: $(VENV)/.train ## train the embedded model with CorR-PO: it learns to add
 	$(BIN)/antiphase train --config recipes/smollm2-sums/recipe.yaml --out runs/train-$$(date +%Y%m%d-%H%M%S)
 
 # Sweeps of the second study; a file joins the list when some of its cells are stored.
-SECOND := tiny-tuning tiny-finals tiny tiny-layers
+SECOND := tiny-tuning tiny-finals tiny tiny-layers smollm2
 study: $(VENV)/.train ## the tables and figures of both studies, from their stored cells (about three minutes)
 	$(BIN)/antiphase sweep studies/first/tiny.yaml --tables
 	$(BIN)/antiphase sweep studies/first/smollm2.yaml --tables
-	$(BIN)/python studies/second/emergence.py studies/second/emergence.yaml --out studies/second/results-emergence --tables
+	for name in emergence emergence-long; do \
+		$(BIN)/python studies/second/emergence.py studies/second/$$name.yaml --out studies/second/results-$$name --tables || exit 1; done
 	for name in $(SECOND); do $(BIN)/antiphase sweep studies/second/$$name.yaml --tables || exit 1; done
 	$(BIN)/python studies/second/verdict.py
 

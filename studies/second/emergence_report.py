@@ -250,6 +250,8 @@ def _fit(cells: Cells) -> list[str]:
     for corpus in cells.corpora:
         for step in cells.steps(corpus):
             found = [row for seed in cells.seeds(corpus, step) if (row := cells.row(corpus, seed, step))]
+            if not found:  # The model before its training is not measured yet.
+                continue
             shares = [sum(row["sums"][name] for row in found) / len(found) for name in ("pass@1", "named", "ended")]
             fits = []
             for texts in ("reasoning", "base", ROLLOUTS):

@@ -7,8 +7,12 @@ from emergence_findings import Value
 
 from antiphase.runs.table_text import signed
 
-NOT_RUN = "not run yet"
-FOR, AGAINST, SMALLER, UNDECIDED = "for", "against", "smaller than the paper's", "not enough data"
+FOR, AGAINST, MIXED = "for", "against", "mixed"
+SMALLER, UNDECIDED, NOT_RUN = "smaller than the paper's", "not enough data", "not run yet"
+# All verdicts, as a table lists them; `mixed` is for the links of the chain alone.
+VERDICTS = (FOR, AGAINST, MIXED, SMALLER, UNDECIDED, NOT_RUN)
+# The end of a verdict on one seed.
+ONE_SEED = " (one seed)"
 
 
 class Finding(NamedTuple):
@@ -88,4 +92,4 @@ def judged(value: Value, sign: int, size: float | None = None) -> str:
         verdict = SMALLER
     else:
         verdict = UNDECIDED
-    return verdict if value.num_seeds > 1 else f"{verdict} (one seed)"
+    return verdict if value.num_seeds > 1 else f"{verdict}{ONE_SEED}"

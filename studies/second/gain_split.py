@@ -23,24 +23,27 @@ PARTS = ("gain", *_CAUSES, "rest")
 
 
 def rollouts_of(study_file: Path, results: Path) -> pd.DataFrame:
-    """Return the sampled rollouts of a sweep that have a ρ over sentences.
+    """Return the sampled rollouts of a sweep. ι is NaN where a rollout has too few sentences.
 
     Args:
         study_file: the YAML file of the sweep.
         results: the folder of its results.
 
     Returns:
-        a table with a row for each rollout and the columns group, method, seed, problem, iota, entropy and length.
+        a table with a row for each rollout and the columns group, method, seed, problem, correct, iota, entropy and
+        length. It has no row if no cell is stored.
     """
+    if not (results / "cells.jsonl").is_file() and not any((results / "cells").glob("*.json")):
+        return pd.DataFrame()
     parts = []
     for cell in load_cells(results, read_study(study_file)):
-        rows = cell.rollouts[~cell.rollouts.greedy & cell.rollouts.spearman_step.notna()]
+        rows = cell.rollouts[~cell.rollouts.greedy]
         parts.append(
             pd.DataFrame(
                 {
                     "group": group_of(cell), "method": cell.record["method"], "seed": cell.record["seed"],
-                    "problem": rows.problem_id.astype(str), "iota": -rows.spearman_step,
-                    "entropy": rows.entropy_mean, "length": rows.num_tokens.astype(float),
+                    "problem": rows.problem_id.astype(str), "correct": rows.correct.astype(float),
+                    "iota": -rows.spearman_step, "entropy": rows.entropy_mean, "length": rows.num_tokens.astype(float),
                 }
             )
         )  # fmt: skip
@@ -72,12 +75,28 @@ def gain_split(rollouts: pd.DataFrame, method: str, reference: str) -> Mapping[s
         for each name in `PARTS`, the mean over seeds and problems with its interval. The interval takes the slopes as
         given.
     """
+    rollouts = rollouts[rollouts.iota.notna()]
     slope = slopes(rollouts[rollouts.method == reference])
     means = rollouts.groupby(["method", "seed", "problem"])[["iota", *_CAUSES]].mean()
     change = (means.loc[method] - means.loc[reference]).dropna()
     parts = {"gain": change.iota, **{name: slope[name] * change[name] for name in _CAUSES}}
     parts["rest"] = change.iota - parts["entropy"] - parts["length"]
     return {name: value_of(_table(column)) for name, column in parts.items()}
+
+
+def contrast(rollouts: pd.DataFrame, method: str, other: str, column: str) -> Value:
+    """Return the mean of a column under one method minus that under another one, on the seeds and problems of both.
+
+    Args:
+        rollouts: the rollouts of one group, as `rollouts_of` returns them.
+        method, other: the methods that are compared.
+        column: the name of the column, such as `correct`. Rollouts in which it is NaN are left out.
+    """
+    means = rollouts.groupby(["method", "seed", "problem"])[column].mean().dropna()
+    if not {method, other} <= {*means.index.get_level_values("method")}:
+        return value_of([])
+    change = (means.loc[method] - means.loc[other]).dropna()
+    return value_of(_table(change) if len(change) else [])
 
 
 def _table(column: pd.Series) -> list[list[float]]:

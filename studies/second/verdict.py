@@ -8,10 +8,12 @@ the study that was not run yet is called so.
 
 import argparse
 import math
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-from finding import Finding
+from finding import ONE_SEED, VERDICTS, Finding
 from gain_split import PARTS, gain_split, rollouts_of
 from verdict_claims import SWEEPS, findings, is_gain, sft_changes
 from verdict_figure import verdict_figure
@@ -30,8 +32,9 @@ def write_verdict(folder: Path) -> str:
     Args:
         folder: the folder of the study.
     """
-    found = findings(folder)
-    text = _markdown(found, _splits(folder))
+    rollouts = {name: rollouts_of(STUDIES / f"{name}.yaml", folder / f"results-{name}") for name in SWEEPS}
+    found = findings(folder, rollouts)
+    text = _markdown(found, _splits(rollouts))
     (folder / "verdict.md").write_text(text, encoding="utf-8")
     (folder / "figures").mkdir(exist_ok=True)
     gains = [one for one in found if is_gain(one) and not math.isnan(one.value)]
@@ -42,24 +45,17 @@ def write_verdict(folder: Path) -> str:
     return text
 
 
-def _splits(folder: Path) -> list[list[str]]:
+def _splits(rollouts: Mapping[str, pd.DataFrame]) -> list[list[str]]:
     """Return a row for each group and method: what it changes in ι against GRPO, and the parts of this change."""
     rows = []
     for name, models in SWEEPS.items():
-        results = folder / f"results-{name}"
-        rollouts = rollouts_of(STUDIES / f"{name}.yaml", results) if _has_cells(results) else pd.DataFrame()
-        for group, own in rollouts.groupby("group", sort=False) if len(rollouts) else ():
+        for group, own in rollouts[name].groupby("group", sort=False) if len(rollouts[name]) else ():
             methods = list(dict.fromkeys(own.method))
             for method in methods if _REFERENCE in methods else ():
                 if method != _REFERENCE and {*own[own.method == method].seed} & {*own[own.method == _REFERENCE].seed}:
                     parts = gain_split(own, method, _REFERENCE)
                     rows.append([f"{models}, {group}", method, *(str(parts[part]) for part in PARTS)])
     return rows
-
-
-def _has_cells(results: Path) -> bool:
-    """Return whether a folder of results holds a finished cell."""
-    return (results / "cells.jsonl").is_file() or any((results / "cells").glob("*.json"))
 
 
 def _markdown(found: list[Finding], splits: list[list[str]]) -> str:
@@ -70,6 +66,10 @@ def _markdown(found: list[Finding], splits: list[list[str]]) -> str:
         "# The verdict",
         "This file is made by `python studies/second/verdict.py` from the stored cells.",
         "![the paper's claims and what we found](figures/verdict.png)",
+        "## In short",
+        _counts(found),
+        "This table counts the rows of the next one. A row with one seed says nothing about another training.",
+        "## Every number",
         markdown_table(_HEADER, rows),
         "**How the verdicts are made.** `for`: the interval lies on the claimed side of 0. `against`: it lies on the "
         "other side. `smaller than the paper's`: it contains 0, and does not contain the paper's number. `not enough "
@@ -85,6 +85,19 @@ def _markdown(found: list[Finding], splits: list[list[str]]) -> str:
         markdown_table(("claim", "what would change our mind"), [list(pair) for pair in minds]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _counts(found: list[Finding]) -> str:
+    """Return a table with a row for each claim: how many findings have which verdict."""
+    given = {one.verdict.removesuffix(ONE_SEED) for one in found}
+    verdicts = [verdict for verdict in VERDICTS if verdict in given]
+    rows = []
+    for claim in dict.fromkeys(one.claim for one in found):
+        own = [one.verdict for one in found if one.claim == claim]
+        counts = Counter(verdict.removesuffix(ONE_SEED) for verdict in own)
+        single = sum(verdict.endswith(ONE_SEED) for verdict in own)
+        rows.append([claim, *(str(counts[verdict] or "–") for verdict in verdicts), str(single or "–")])
+    return markdown_table(("claim", *verdicts, "of these, with one seed"), rows)
 
 
 def _split_section(splits: list[list[str]]) -> list[str]:

@@ -2,13 +2,15 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from emergence_findings import LINKS, Cells, Value
 from emergence_settings import ROLLOUTS
-from finding import AGAINST, FOR, NOT_RUN, UNDECIDED, Finding, judged, points
+from finding import AGAINST, FOR, MIXED, NOT_RUN, UNDECIDED, Finding, judged, points
+from gain_split import contrast
 
 from antiphase.runs.table_text import signed
 
@@ -22,8 +24,9 @@ GAINS = {"Qwen2.5-Math-7B": 2.4, "Qwen3-4B": 0.0, "Qwen3-1.7B": -1.5}
 RL_CHANGES = {"grpo": -0.130, "corr-po": -0.192}
 # The folders of the sweeps, each with what it trains.
 SWEEPS = {"tiny": "tiny models", "tiny-long": "tiny models, 3× the steps", "smollm2": "SmolLM2-135M"}
-
-
+# What was trained in the two parts on emergence.
+SCALE, LONG_SCALE = "SmolLM2-135M", "SmolLM2-135M, on a GPU"
+_CAUSE = "It is the reasoning that does it"
 # The units of ρ, with what is held fixed and the words for both.
 _UNITS = (
     ("type", "none", "by type"),
@@ -31,6 +34,8 @@ _UNITS = (
     ("step", "length+position", "by sentence, with length and position held fixed,"),
 )
 _GAIN, _CONTROL = "CorR-PO solves more than GRPO", "A control of CorR-PO solves more than GRPO"
+# The control's strengths are shuffled among the sentences of a rollout, so its reward says nothing.
+_REWARDED, _SHUFFLED, _LAYER = "corr-po", "shuffled", "layer-"
 # The methods that are compared with GRPO, each with the claim that it tests.
 _COMPARED = {
     "corr-po": _GAIN, "corr-po-dapo": _GAIN, "corr-po-centered": _GAIN, "corr-po-gated": _GAIN,
@@ -43,20 +48,27 @@ def is_gain(finding: Finding) -> bool:
     return finding.claim in (_GAIN, _CONTROL)
 
 
-def findings(folder: Path) -> list[Finding]:
+def findings(folder: Path, rollouts: Mapping[str, pd.DataFrame] | None = None) -> list[Finding]:
     """Return all findings, in the order of the claims.
 
     Args:
         folder: the folder of the study, which holds its folders of results.
+        rollouts: for each name in `SWEEPS`, the rollouts of the sweep, as `rollouts_of` returns them.
     """
     cells = Cells.read(folder / "results-emergence")
     found = [*_emergence(cells), *_cause(cells)]
+    longer = folder / "results-emergence-long"
+    if longer.is_dir():
+        more = Cells.read(longer)
+        found += [*_emergence(more, LONG_SCALE), *_cause(more, LONG_SCALE)]
+        found.sort(key=lambda one: one.claim == _CAUSE)  # The rows of a claim stand together.
     # A second family was measured once, without a training.
     other = folder / "results-emergence-gemma"
     families = {"SmolLM2-135M": cells} | ({"Gemma 3 270M, base": Cells.read(other)} if other.is_dir() else {})
     for family, own in families.items():
         found += [*_level(own, family), *_chain(own, family)]
-    return [*found, *_gains(folder), *_signature(folder), *_layers(folder)]
+    found += [*_gains(folder), *_controlled(rollouts or {}), *_signature(folder), *_layers(folder)]
+    return [*found, *_single_layers(rollouts or {})]
 
 
 def sft_changes(folder: Path) -> dict[str, dict[str, Value]]:
@@ -70,17 +82,18 @@ def sft_changes(folder: Path) -> dict[str, dict[str, Value]]:
     Returns:
         A mapping from a corpus, with its step and its number of seeds, to the changes on each kind of text.
     """
-    cells = Cells.read(folder / "results-emergence")
     found = {}
-    for corpus in cells.corpora:
-        step = cells.last_step(corpus)
-        changes = {texts: cells.change(corpus, step, texts) for texts in ("reasoning", ROLLOUTS)}
-        seeds = _counted(changes["reasoning"].num_seeds, "seed")
-        found[f"{corpus}\n{step} steps, {seeds}"] = changes
+    for name in ("results-emergence", "results-emergence-long"):
+        cells = Cells.read(folder / name)
+        for corpus in cells.corpora:
+            step = cells.last_step(corpus)
+            changes = {texts: cells.change(corpus, step, texts) for texts in ("reasoning", ROLLOUTS)}
+            counts = (changes["reasoning"].num_seeds, "seed"), (changes["reasoning"].num_texts, "text")
+            found[f"{corpus}\n{step} steps, {', '.join(_counted(*each) for each in counts)}"] = changes
     return found
 
 
-def _emergence(cells: Cells) -> list[Finding]:
+def _emergence(cells: Cells, where: str = SCALE) -> list[Finding]:
     """SFT on reasoning makes ρ negative."""
     claim = "SFT on reasoning turns ρ negative"
     paper = f"{signed(SFT_CHANGES[0])} and {signed(SFT_CHANGES[1])} by type after 200 steps (two models)"
@@ -94,13 +107,13 @@ def _emergence(cells: Cells) -> list[Finding]:
                 # The published numbers are by type and after 200 steps, so only that row is compared with them.
                 size = SFT_CHANGES[0] if (unit, step) == ("type", SFT_STEPS) else None
                 what = f"change of ρ {by} on {words}{when}"
-                found.append(_rho(claim, paper, what, value, judged(value, -1, size), mind))
+                found.append(_rho(claim, paper, what, value, judged(value, -1, size), mind, where))
     return found
 
 
-def _cause(cells: Cells) -> list[Finding]:
+def _cause(cells: Cells, where: str = SCALE) -> list[Finding]:
     """It is the reasoning, and not the fit to any text."""
-    claim = "It is the reasoning that does it"
+    claim = _CAUSE
     mind = "a training on reasoning and one on its control that differ on texts of both kinds"
     found = []
     for other in ("base", "sentences-shuffled", "words-shuffled"):
@@ -110,7 +123,7 @@ def _cause(cells: Cells) -> list[Finding]:
             for unit, given, by in _UNITS:
                 value = cells.contrast("reasoning", other, step, texts, unit, given) if step else _NOTHING
                 what = f"ρ {by} on {words} {when} reasoning, minus that after SFT on {other}"
-                found.append(_rho(claim, "no control", what, value, judged(value, -1), mind))
+                found.append(_rho(claim, "no control", what, value, judged(value, -1), mind, where))
     return found
 
 
@@ -144,7 +157,7 @@ def _chain(cells: Cells, family: str) -> list[Finding]:
         if values:
             held = sum(sign * value > 0 for value in values) / len(values)
             mean = sum(values) / len(values)
-            verdict = FOR if held > 0.95 else AGAINST if held < 0.05 else "mixed"
+            verdict = FOR if held > 0.95 else AGAINST if held < 0.05 else MIXED
             what = f"rank correlation of {words}; its range over {len(values)} checkpoints and texts"
             ends = (min(values), max(values))
         else:
@@ -172,6 +185,44 @@ def _gains(folder: Path) -> list[Finding]:
                     verdict = judged(value, 1, max(GAINS.values()) / 100)
                     found.append(Finding(claim, number, scale, what, *value[:4], "points", verdict, mind))
     return found
+
+
+def _controlled(rollouts: Mapping[str, pd.DataFrame]) -> list[Finding]:
+    """CorR-PO solves more than its control, and lowers ρ further."""
+    mind = "three seeds of studies/paper/qwen3-1.7b.yaml, with the control"
+    found = []
+    for models, group, own in _groups(rollouts):
+        accuracy, inversion = (contrast(own, _REWARDED, _SHUFFLED, name) for name in ("correct", "iota"))
+        for claim, number, value, sign, unit in (
+            ("CorR-PO solves more than its control", "accuracy", accuracy, 1, "points"),
+            ("CorR-PO makes ρ more negative than its control", "ρ by sentence", _minus(inversion), -1, "ρ"),
+        ):
+            if value.num_seeds:
+                scale = f"{models}, {group}; {_counted(value.num_seeds, 'seed')}"
+                what = f"{number} of {_REWARDED} minus {_SHUFFLED}"
+                found.append(Finding(claim, "no control", scale, what, *value[:4], unit, judged(value, sign), mind))
+    return found
+
+
+def _single_layers(rollouts: Mapping[str, pd.DataFrame]) -> list[Finding]:
+    """A reward from one layer solves more than one from all layers."""
+    claim, mind = "A reward from one layer solves more than one from all layers", "studies/paper/layers.yaml"
+    found = []
+    for models, group, own in _groups(rollouts):
+        for method in dict.fromkeys(own.method):
+            value = contrast(own, method, _REWARDED, "correct")
+            if method.startswith(_LAYER) and value.num_seeds:
+                scale = f"{models}, {group}; {_counted(value.num_seeds, 'seed')}"
+                what = f"accuracy of {method} minus {_REWARDED}, which measures all layers"
+                found.append(Finding(claim, "—", scale, what, *value[:4], "points", judged(value, 1), mind))
+    return found
+
+
+def _groups(rollouts: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield the rollouts of each group of each sweep, with the words for the sweep and the name of the group."""
+    for name, own in rollouts.items():
+        for group, rows in own.groupby("group", sort=False) if len(own) else ():
+            yield SWEEPS[name], str(group), rows
 
 
 def _signature(folder: Path) -> list[Finding]:
@@ -209,7 +260,7 @@ def _layers(folder: Path) -> list[Finding]:
             for method in (entrant["name"] for entrant in group["entrants"]):
                 value = _difference(group, method, "accuracy")
                 # SmolLM2's method for all layers is `corr-po`, which stands among the gains.
-                claim = one if method.startswith("layer-") else every if method == "all-layers" else None
+                claim = one if method.startswith(_LAYER) else every if method == "all-layers" else None
                 if value.num_seeds and claim:
                     scale = f"{models}, {task}; {_counted(value.num_seeds, 'seed')}"
                     what = f"accuracy of {method} minus grpo"
@@ -220,8 +271,8 @@ def _layers(folder: Path) -> list[Finding]:
 _NOTHING = Value(math.nan, math.nan, math.nan, math.nan, 0, 0)
 
 
-def _rho(claim: str, paper: str, what: str, value: Value, verdict: str, mind: str) -> Finding:
-    scale = f"SmolLM2-135M; {_counted(value.num_seeds, 'seed')}, {_counted(value.num_texts, 'text')}"
+def _rho(claim: str, paper: str, what: str, value: Value, verdict: str, mind: str, where: str) -> Finding:
+    scale = f"{where}; {_counted(value.num_seeds, 'seed')}, {_counted(value.num_texts, 'text')}"
     return Finding(claim, paper, scale, what, *value[:4], "ρ", verdict, mind)
 
 

@@ -123,6 +123,14 @@ def test_the_files(tmp_path):
     assert first == (tmp_path / "figures" / "emergence.png").read_bytes()
 
 
+def test_the_untrained_model_is_not_measured_yet(tmp_path):
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "a.json").write_text(json.dumps(ROWS[2]))
+    text = write_findings(tmp_path, 7)
+    assert "| reasoning | 25 | 0.25 |" in text
+    assert "| reasoning | 0 |" not in text
+
+
 def test_a_hollow_point_is_explained(tmp_path):
     (tmp_path / "cells").mkdir()
     later = measurement("reasoning", 0, 50, reasoning=BEFORE, rollouts=BEFORE)

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import verdict
 from emergence_findings import Value
-from emergence_rows import ROWS
+from emergence_rows import ROWS, measurement
 from finding import NOT_RUN, judged
 from split_rows import made
-from verdict_claims import findings
+from verdict_claims import findings, sft_changes
 
 
 def difference(value, half, seeds=5):
@@ -101,12 +101,71 @@ def test_what_the_cells_say(tmp_path):
     assert by_what[f"ρ by type {what}"].verdict == NOT_RUN
 
 
+def test_the_longer_training_stands_beside_the_shorter_one(tmp_path):
+    for name, rows in (("emergence", ROWS), ("emergence-long", [ROWS[0], measurement(
+        "reasoning", 0, 1000, reasoning=[-0.6, None, -0.4, -0.8], rollouts=[0.1, 0.3, 0.5, 0.3]
+    )])):  # fmt: skip
+        (tmp_path / f"results-{name}" / "cells").mkdir(parents=True)
+        for number, row in enumerate(rows):
+            (tmp_path / f"results-{name}" / "cells" / f"{number}.json").write_text(json.dumps(row))
+    found = findings(tmp_path)
+    longer = [one for one in found if "1000 steps" in one.what and one.what.startswith("change of ρ by sentence on")]
+    assert [(one.value, one.scale) for one in longer] == [
+        (0.0, "SmolLM2-135M, on a GPU; 1 seed, 4 texts"),
+        (pytest.approx(-0.8), "SmolLM2-135M, on a GPU; 1 seed, 3 texts"),
+    ]
+    claims = [one.claim for one in found]
+    assert claims == sorted(claims, key=list(dict.fromkeys(claims)).index)
+    drawn = sft_changes(tmp_path)
+    assert sorted(drawn) == [
+        "base\n25 steps, 1 seed, 3 texts",
+        "reasoning\n1000 steps, 1 seed, 3 texts",
+        "reasoning\n25 steps, 2 seeds, 2 texts",
+    ]
+
+
+def test_corr_po_is_compared_with_its_control_on_the_seeds_of_both(tmp_path):
+    (tmp_path / "results-emergence" / "cells").mkdir(parents=True)
+
+    def varied(rows, correct):
+        """Problems differ a little, and their mean is as given."""
+        return correct + 0.02 * (rows.problem.str[1:].astype(int) - 5.5) / 5.5
+
+    rows = pd.concat(
+        [
+            made(method="grpo")[lambda rows: rows.seed == 2].assign(correct=0.0),
+            made(method="shuffled").assign(correct=lambda rows: 1.0 - varied(rows, 0.5)),
+            made(coupling=0.1, method="corr-po")[lambda rows: rows.seed < 2].assign(
+                correct=lambda rows: varied(rows, 0.75)
+            ),
+            made(method="layer-0")[lambda rows: rows.seed < 2].assign(correct=lambda rows: varied(rows, 0.25)),
+        ]
+    ).assign(group="smollm2-135m")
+    found = {one.what: one for one in findings(tmp_path, {"tiny": pd.DataFrame(), "smollm2": rows})}
+    solved = found["accuracy of corr-po minus shuffled"]
+    assert (solved.value, solved.scale, solved.verdict) == (
+        pytest.approx(0.25),
+        "SmolLM2-135M, smollm2-135m; 2 seeds",
+        "for",
+    )
+    assert found["ρ by sentence of corr-po minus shuffled"].value == pytest.approx(-0.1)
+    layer = found["accuracy of layer-0 minus corr-po, which measures all layers"]
+    assert layer.value == pytest.approx(-0.5)
+
+
 def test_the_files(tmp_path):
     (tmp_path / "results-emergence" / "cells").mkdir(parents=True)
     store(tmp_path, "tiny", corr_po={"accuracy": difference(0.05, 0.01)}, base={"accuracy": difference(0.0, 0.2)})
     text = verdict.write_verdict(tmp_path)
     assert text == (tmp_path / "verdict.md").read_text()
     assert "| +5.0 [+4.0, +6.0] points |" in text
+    header, row = (
+        line
+        for line in text.split("\n")
+        if line.startswith(("| claim | for |", "| CorR-PO solves more than GRPO | 1"))
+    )
+    assert header == "| claim | for | not run yet | of these, with one seed |"
+    assert row == "| CorR-PO solves more than GRPO | 1 | 2 | – |"
     assert "+2.4 (Qwen2.5-Math-7B), +0.0 (Qwen3-4B), −1.5 (Qwen3-1.7B)" in text
     first = (tmp_path / "figures" / "verdict.png").read_bytes()
     verdict.write_verdict(tmp_path)
@@ -116,11 +175,9 @@ def test_the_files(tmp_path):
 
 def test_the_split_of_the_gain(tmp_path, monkeypatch):
     (tmp_path / "results-emergence" / "cells").mkdir(parents=True)
-    (tmp_path / "results-tiny").mkdir()
-    (tmp_path / "results-tiny" / "cells.jsonl").write_text("")
-    rows = pd.concat([made(), made(coupling=0.07, method="corr-po")]).assign(group="64x2 · mod3")
+    rows = pd.concat([made(), made(coupling=0.07, method="corr-po")]).assign(group="64x2 · mod3", correct=1.0)
     monkeypatch.setattr(
-        verdict, "rollouts_of", lambda study, results: rows if results.name == "results-tiny" else None
+        verdict, "rollouts_of", lambda study, results: rows if results.name == "results-tiny" else pd.DataFrame()
     )
     text = verdict.write_verdict(tmp_path)
     line = next(line for line in text.split("\n") if line.startswith("| tiny models, 64x2 · mod3 | corr-po |"))
