@@ -29,6 +29,31 @@ def says_out_of_memory(error: BaseException) -> bool:
     return typed or (isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORT_OF_MEMORY))
 
 
+def held_by_others(device: torch.device | None = None) -> str:
+    """Return a sentence on the memory of a GPU that other processes hold, for the message of an out-of-memory error.
+
+    The sentence begins with a space. It is empty if the device is no GPU of CUDA, if other processes hold less than a
+    tenth of its memory, or if this cannot be found out. The context of this process itself, which is a part of a GiB,
+    counts as held by others.
+
+    Args:
+        device: the device; None is the current GPU.
+    """
+    if not torch.cuda.is_available() or (device is not None and device.type != "cuda"):
+        return ""
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+        others = total - free - torch.cuda.memory_reserved(device)
+    except RuntimeError:
+        return ""
+    if others < total / 10:
+        return ""
+    return (
+        f" Other processes hold about {others / 2**30:.0f} of the GPU's {total / 2**30:.0f} GiB, so running fewer of "
+        "them at once may be enough (sweep --jobs)."
+    )
+
+
 def return_freed_memory(device: torch.device) -> None:
     """Give the freed main memory of this process back to the operating system, if the device is a CPU.
 

@@ -132,6 +132,18 @@ def test_mean_intervals_cover(num_problems):
     assert 0.92 <= np.mean([each.low <= 4 <= each.high for each in estimates]) <= 0.98
 
 
+@pytest.mark.parametrize("bits", [np.random.PCG64, np.random.MT19937])
+@pytest.mark.parametrize("size", [7, 300])
+def test_kept_draws_are_those_of_the_generator(bits, size):
+    """300 values are too many for draws to be kept; the second call of the others takes kept ones."""
+    for values in np.random.default_rng(1).normal(size=(2, size)):
+        plain, ours = (np.random.Generator(bits(5)) for _ in range(2))
+        plain.integers(2**31, dtype=np.uint32), ours.integers(2**31, dtype=np.uint32)
+        found = resampled_means(values, 10_000, ours)
+        np.testing.assert_array_equal(found, values[plain.integers(size, size=(10_000, size))].mean(axis=1))
+        assert ours.normal() == plain.normal()
+
+
 def test_resampled_means_have_the_variance_of_the_bootstrap():
     values = np.array([0.0, 1.0, 5.0, 10.0])
     means = resampled_means(values, 200_000, np.random.default_rng(0))

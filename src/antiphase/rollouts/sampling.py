@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from antiphase.devices import says_out_of_memory
+from antiphase.devices import held_by_others, says_out_of_memory
 from antiphase.errors import NonFiniteError, OutOfMemoryError
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel
@@ -159,6 +159,6 @@ def explained(error: RuntimeError, num_rollouts: int, sampling: Sampling) -> Exc
     if says_out_of_memory(error):
         return OutOfMemoryError(
             f"out of memory while generating {num_rollouts} rollouts at a time. Lower --batch-size (now "
-            f"{num_rollouts}) or --max-new-tokens (now {sampling.max_new_tokens})."
+            f"{num_rollouts}) or --max-new-tokens (now {sampling.max_new_tokens})." + held_by_others()
         )
     return error

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from antiphase.devices import says_out_of_memory
+from antiphase.devices import held_by_others, says_out_of_memory
 from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError, UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, find_attention, find_layers, rope_switch, unwrap
 from antiphase.models.placement import input_device, numbers_of
@@ -158,6 +158,7 @@ def _measure(
                 f"{max(len(row.token_ids) for row in rows)} tokens. Lower "
                 f"token_budget (--token-budget, now {spec.token_budget})"
                 + ("." if len(rows) > 1 else ", shorten the rollouts, or choose the estimator 'own' or fewer layers.")
+                + held_by_others(chunk.rows.device)
             ) from error
         raise
     there = present(layers, spec.projections).flatten()

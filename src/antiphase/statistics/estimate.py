@@ -5,12 +5,14 @@ the same kind. The module `paired` compares two models, and `association` correl
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from scipy.special import stdtrit
 
 from antiphase.errors import InvalidInputError
@@ -18,6 +20,8 @@ from antiphase.errors import InvalidInputError
 # A mean this close to 0 or 1 differs from 0 or 1 only by rounding.
 _ROUNDING = 1e-12
 _RESAMPLE_ELEMENTS = 1 << 22
+# Draws of at most so many places are kept: 16 MB each.
+_KEPT_ELEMENTS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -273,14 +277,46 @@ def mean_interval(
 def resampled_means(
     values: Float[np.ndarray, "item"], num_resamples: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "resample"]:
-    """Return the mean of each bootstrap resample. A resample draws as many values as there are, with replacement."""
+    """Return the mean of each bootstrap resample. A resample draws as many values as there are, with replacement.
+
+    Many intervals of a table draw from the same seed and over equally many values. The last draws are kept, so that
+    these intervals share them.
+    """
     if num_resamples < 1:
         raise InvalidInputError(f"a bootstrap needs at least 1 resample; got {num_resamples}. 1000 is usual.")
+    state = generator.bit_generator.state
+    if num_resamples * len(values) <= _KEPT_ELEMENTS and state["bit_generator"] == "PCG64":
+        key = (state["state"]["state"], state["state"]["inc"], state["has_uint32"], state["uinteger"])
+        places, after = _kept_draws(key, num_resamples, len(values))
+        generator.bit_generator.state = after
+        means: np.ndarray = values.take(places).mean(axis=1)
+        return means
     size = max(1, _RESAMPLE_ELEMENTS // len(values))
     parts = [min(size, num_resamples - start) for start in range(0, num_resamples, size)]
     return np.concatenate(
         [values[generator.integers(len(values), size=(part, len(values)))].mean(axis=1) for part in parts]
     )
+
+
+@lru_cache(maxsize=4)
+def _kept_draws(
+    state: tuple[int, int, int, int], num_resamples: int, num_values: int
+) -> tuple[Int64[np.ndarray, "resample item"], Mapping[str, Any]]:
+    """Return the places of the values that each resample draws, and the state of the generator after that.
+
+    Args:
+        state: the two numbers of the state of a PCG64 generator, and its two numbers that hold half of a drawn number.
+        num_resamples: number of resamples.
+        num_values: number of values that there are.
+    """
+    generator = np.random.Generator(np.random.PCG64())
+    numbers = {"state": state[0], "inc": state[1]}
+    generator.bit_generator.state = {
+        "bit_generator": "PCG64", "state": numbers, "has_uint32": state[2], "uinteger": state[3],
+    }  # fmt: skip
+    places = generator.integers(num_values, size=(num_resamples, num_values))
+    places.flags.writeable = False
+    return places, generator.bit_generator.state
 
 
 def percentile_interval(
