@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from corpora import CORPORA
 from emergence_settings import ROLLOUTS, UNTRAINED
 
@@ -28,6 +29,8 @@ LINKS = {
 }
 # A mean over fewer texts than this is not shown in the report; the tables have it.
 LEAST_TEXTS = 6
+# A rank correlation over fewer measured models than this is not shown.
+LEAST_MODELS = 5
 
 
 class Value(NamedTuple):
@@ -174,6 +177,26 @@ class Cells:
             one.get(kind, {}).get(link, {"value": None})["value"] for one in entries if texts in (None, one["texts"])
         ]
         return [float(number) for number in numbers if number is not None]
+
+    def entropy_link(
+        self, texts: str, seeds: Sequence[int], unit: str = "step", given: str = "none"
+    ) -> tuple[float, int]:
+        """Return the rank correlation of mean entropy and mean ρ by `own` over measurements, and their number.
+
+        Args:
+            texts: the set of texts.
+            seeds: the seeds whose measurements count.
+            unit, given: the unit of ρ, and what is held fixed.
+        """
+        pairs = []
+        for (_, seed, _), row in self._rows.items():
+            entry = entry_of(row, texts, "own") if seed in seeds else None
+            mean = entry["units"].get(unit, {}).get("within", {}).get(given, {}).get("mean") if entry else None
+            if entry is not None and mean is not None:
+                pairs.append((entry["entropy_mean"], mean))
+        if len(pairs) < LEAST_MODELS:
+            return math.nan, len(pairs)
+        return float(pd.DataFrame(pairs).rank().corr().iloc[0, 1]), len(pairs)
 
     def contrast(
         self, corpus: str, other: str, step: int, texts: str, unit: str = "step", given: str = "none"

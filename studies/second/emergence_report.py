@@ -1,5 +1,6 @@
 """Write the findings of the study of emergence from its stored cells: report.md, tables/ and figures/."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,6 +144,7 @@ def _report(cells: Cells, num_cells: int) -> str:
     parts += _remaining(cells)
     parts += _chain(cells)
     parts += _fit(cells)
+    parts += _entropy(cells)
     return "\n\n".join(parts) + "\n"
 
 
@@ -270,4 +272,26 @@ def _fit(cells: Cells) -> list[str]:
         "the share in which the right number stands anywhere. Sums ended: the share of these answers that end within "
         "the limit of tokens. No corpus trains on an end token, so trained models hardly end. Entropy and "
         "log-probability are means over tokens, in nats.",
+    ]
+
+
+def _entropy(cells: Cells) -> list[str]:
+    """Return the section on how ρ goes with the mean entropy from model to model, as paragraphs."""
+    seeds = sorted({row["cell"]["seed"] for row in cells.rows})
+    groups = {"the first seed": seeds[:1], "the other seeds": seeds[1:]}
+    rows = []
+    for group, own in groups.items():
+        for unit, given, words in _CONTRASTS:
+            found = [cells.entropy_link(texts, own, unit, given) for texts in cells.texts]
+            if any(not math.isnan(value) for value, _ in found):
+                shown = ["—" if math.isnan(value) else f"{signed(value)} ({number})" for value, number in found]
+                rows.append([group, words, *shown])
+    if not rows:
+        return []
+    return [
+        "## ρ and mean entropy",
+        markdown_table(("measurements of", "unit", *(f"on {_words(name)}" for name in cells.texts)), rows),
+        "The rank correlation, over the measured models, of the mean entropy on a set of texts and the mean ρ on it, "
+        "by `own`. In brackets is the number of models, trained and untrained. Models of one training are not "
+        "independent, so there is no interval.",
     ]

@@ -1,5 +1,6 @@
 """The findings of the study of emergence: levels, paired changes, intervals over seeds or texts, and the files."""
 
+import copy
 import json
 import math
 
@@ -10,6 +11,7 @@ import pytest
 from emergence_findings import Cells
 from emergence_report import write_findings
 from emergence_rows import BEFORE, ROWS, measurement
+from scipy.stats import spearmanr
 
 from antiphase.statistics.paired import paired_difference
 
@@ -121,6 +123,29 @@ def test_the_files(tmp_path):
     write_findings(tmp_path, 7)
     assert first[:4] == b"\x89PNG"
     assert first == (tmp_path / "figures" / "emergence.png").read_bytes()
+
+
+def test_rho_and_mean_entropy_over_the_measured_models(tmp_path):
+    """ρ falls as entropy rises, in five models of seed 0; seed 1 has too few models."""
+    (tmp_path / "cells").mkdir()
+    rows = []
+    for number, (seed, entropy, mean) in enumerate(
+        [(0, 1.0, 0.3), (0, 2.0, 0.1), (0, 4.0, -0.3), (0, 3.0, 0.0), (0, 0.5, 0.35), (1, 1.0, -0.9)]
+    ):
+        row = copy.deepcopy(measurement("reasoning", seed, 10 * number + 10, rollouts=BEFORE))
+        row["entries"][0]["entropy_mean"] = entropy
+        row["entries"][0]["units"]["step"]["within"]["none"]["mean"] = mean
+        rows.append(row)
+        (tmp_path / "cells" / f"{number}.json").write_text(json.dumps(row))
+    cells = Cells(rows)
+    assert cells.entropy_link("rollouts", [0]) == (pytest.approx(-1), 5)
+    tied = spearmanr([1.0, 2.0, 4.0, 3.0, 0.5, 1.0], [0.3, 0.1, -0.3, 0.0, 0.35, -0.9]).statistic
+    assert cells.entropy_link("rollouts", [0, 1]) == (pytest.approx(tied), 6)
+    assert cells.entropy_link("rollouts", [1])[1] == 1
+    assert math.isnan(cells.entropy_link("rollouts", [1])[0])
+    text = write_findings(tmp_path, 7)
+    assert "| the first seed | sentence | −1.000 (5) |" in text
+    assert "| the other seeds |" not in text
 
 
 def test_the_untrained_model_is_not_measured_yet(tmp_path):
