@@ -40,6 +40,9 @@ def agree(part: Part, model: str, rollouts: Path, folder: Path) -> None:
     import pandas as pd
 
     with part.cell("agree", model=Path(model).name) as row:
+        if DEVICE.type == "cpu" and not part.dry:
+            row["status"] = "skipped: no GPU"
+            return
         given = pd.read_parquet(rollouts)
         given = given[given.estimator == given.estimator.iloc[0]].head(AGREE_ROLLOUTS)
         given[["prompt_id", "rollout_id", "prompt_ids", "completion_ids"]].to_parquet(folder / "given.parquet")
@@ -51,12 +54,15 @@ def agree(part: Part, model: str, rollouts: Path, folder: Path) -> None:
             run(part, command("probe", *words, "--device", device, "--out", out), row)
             tables[out] = pd.read_parquet(out / "tokens.parquet")
         here, there = tables.values()
-        assert here.rollout_id.equals(there.rollout_id)
-        assert here.token_id.equals(there.token_id)
+        for name in ("rollout_id", "token_id"):
+            if not here[name].equals(there[name]):
+                raise ValueError(f"the two tables differ in {name}, so their rows are not those of the same tokens")
         for estimator, same in here.groupby("estimator"):
             for name in ("strength", "entropy"):
                 other = there.loc[same.index, name]
                 known = same[name].notna()
+                if not known.equals(other.notna()):
+                    row["status"] = f"wrong: {estimator} has a {name} on one device alone"
                 difference = (same[name] - other)[known]
                 row[f"{estimator}, {name}"] = float(difference.abs().max() / same[name][known].abs().mean())
                 if not row[f"{estimator}, {name}"] <= AGREE_LIMIT:

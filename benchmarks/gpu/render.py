@@ -30,6 +30,8 @@ OPERATIONS = {
     "full, steps": "`full`, 4 steps, or one of each of 8 rows, jointly",
 }
 WELL = ("ok", "skipped")
+# What tells one check of an estimator from another.
+_RIGHT_KEYS = ("architecture", "dtype", "attention", "padding", "estimator", "traces")
 
 
 def stored(results: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -89,7 +91,10 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
 def right_table(found: dict[str, Any]) -> list[str]:
     """Largest errors of the strengths, on the device and on the CPU."""
     errors: dict[str, list[Row]] = {}
+    cells: dict[tuple[Any, ...], Row] = {}
     for row in rows_of(found, "right", "estimator"):
+        cells[tuple(str(row.get(name)) for name in _RIGHT_KEYS)] = row
+    for row in cells.values():
         if "strength_error" in row:
             errors.setdefault(row["dtype"], []).append(row)
     body = [

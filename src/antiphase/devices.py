@@ -32,9 +32,9 @@ def says_out_of_memory(error: BaseException) -> bool:
 def held_by_others(device: torch.device | None = None) -> str:
     """Return a sentence on the memory of a GPU that other processes hold, for the message of an out-of-memory error.
 
-    The sentence begins with a space. It is empty if the device is no GPU of CUDA, if other processes hold less than a
-    tenth of its memory, or if this cannot be found out. The context of this process itself, which is a part of a GiB,
-    counts as held by others.
+    The sentence begins with a space. It is empty if the device is no GPU of CUDA, if other processes hold less than
+    1 GiB or a tenth of its memory, or if this cannot be found out. The context of this process itself, less than
+    1 GiB, counts as held by others.
 
     Args:
         device: the device; None is the current GPU.
@@ -46,11 +46,11 @@ def held_by_others(device: torch.device | None = None) -> str:
         others = total - free - torch.cuda.memory_reserved(device)
     except RuntimeError:
         return ""
-    if others < total / 10:
+    if others < max(total / 10, 2**30):
         return ""
     return (
-        f" Other processes hold about {others / 2**30:.0f} of the GPU's {total / 2**30:.0f} GiB, so running fewer of "
-        "them at once may be enough (sweep --jobs)."
+        f" Other processes hold about {others / 2**30:.0f} of the GPU's {total / 2**30:.0f} GiB. If they are yours, "
+        "run fewer of them at once (sweep --jobs)."
     )
 
 

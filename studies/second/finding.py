@@ -93,3 +93,8 @@ def judged(value: Value, sign: int, size: float | None = None) -> str:
     else:
         verdict = UNDECIDED
     return verdict if value.num_seeds > 1 else f"{verdict}{ONE_SEED}"
+
+
+def counted(num: int, what: str) -> str:
+    """Return a number with its noun, such as `2 seeds`."""
+    return f"{num} {what}{'' if num == 1 else 's'}"

@@ -76,6 +76,8 @@ def gain_split(rollouts: pd.DataFrame, method: str, reference: str) -> Mapping[s
         given.
     """
     rollouts = rollouts[rollouts.iota.notna()]
+    if not {method, reference} <= {*rollouts.method}:
+        return {name: value_of([]) for name in PARTS}
     slope = slopes(rollouts[rollouts.method == reference])
     means = rollouts.groupby(["method", "seed", "problem"])[["iota", *_CAUSES]].mean()
     change = (means.loc[method] - means.loc[reference]).dropna()

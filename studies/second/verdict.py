@@ -15,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 from finding import ONE_SEED, VERDICTS, Finding
 from gain_split import PARTS, gain_split, rollouts_of
-from verdict_claims import SWEEPS, findings, is_gain, sft_changes
+from rl_claims import SWEEPS, is_gain, is_signature
+from verdict_claims import findings, sft_changes
 from verdict_figure import verdict_figure
 
 from antiphase.evaluation.comparison_formats import markdown_table
@@ -38,7 +39,8 @@ def write_verdict(folder: Path) -> str:
     (folder / "verdict.md").write_text(text, encoding="utf-8")
     (folder / "figures").mkdir(exist_ok=True)
     gains = [one for one in found if is_gain(one) and not math.isnan(one.value)]
-    figure = verdict_figure(sft_changes(folder), gains)
+    lowered = [one for one in found if is_signature(one) and not math.isnan(one.value)]
+    figure = verdict_figure(sft_changes(folder), gains, lowered)
     with styled():
         for suffix in ("png", "svg"):
             figure.savefig(folder / "figures" / f"verdict.{suffix}", dpi=150, metadata={"Date": None})
@@ -68,7 +70,9 @@ def _markdown(found: list[Finding], splits: list[list[str]]) -> str:
         "![the paper's claims and what we found](figures/verdict.png)",
         "## In short",
         _counts(found),
-        "This table counts the rows of the next one. A row with one seed says nothing about another training.",
+        "This table counts the rows of the next one. The rows of a claim are not independent: many come from the same "
+        "training and the same texts. So the counts are no votes. A row with one seed says nothing about another "
+        "training, and two seeds cannot show how much seeds differ.",
         "## Every number",
         markdown_table(_HEADER, rows),
         "**How the verdicts are made.** `for`: the interval lies on the claimed side of 0. `against`: it lies on the "

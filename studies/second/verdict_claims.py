@@ -1,16 +1,14 @@
-"""The paper's claims, each with the paper's number and with what the stored cells of this study say."""
+"""The paper's claims about SFT, each with the paper's number and with what the stored cells of this study say."""
 
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from emergence_findings import LINKS, Cells, Value
 from emergence_settings import ROLLOUTS
-from finding import AGAINST, FOR, MIXED, NOT_RUN, UNDECIDED, Finding, judged, points
-from gain_split import contrast
+from finding import AGAINST, FOR, MIXED, NOT_RUN, ONE_SEED, UNDECIDED, Finding, counted, judged
+from rl_claims import rl_findings
 
 from antiphase.runs.table_text import signed
 
@@ -18,12 +16,6 @@ from antiphase.runs.table_text import signed
 SFT_STEPS, SFT_CHANGES = 200, (-0.137, -0.504)
 # The post's ρ by type before SFT: Qwen and Llama.
 BEFORE_SFT = (0.036, -0.171)
-# CorR-PO minus GRPO in the paper's averages, in points.
-GAINS = {"Qwen2.5-Math-7B": 2.4, "Qwen3-4B": 0.0, "Qwen3-1.7B": -1.5}
-# What 1,000 steps of RL on Qwen2.5-Math-7B change ρ by, in the paper: GRPO and CorR-PO.
-RL_CHANGES = {"grpo": -0.130, "corr-po": -0.192}
-# The folders of the sweeps, each with what it trains.
-SWEEPS = {"tiny": "tiny models", "tiny-long": "tiny models, 3× the steps", "smollm2": "SmolLM2-135M"}
 # What was trained in the two parts on emergence.
 SCALE, LONG_SCALE = "SmolLM2-135M", "SmolLM2-135M, on a GPU"
 _CAUSE = "It is the reasoning that does it"
@@ -33,27 +25,15 @@ _UNITS = (
     ("step", "none", "by sentence"),
     ("step", "length+position", "by sentence, with length and position held fixed,"),
 )
-_GAIN, _CONTROL = "CorR-PO solves more than GRPO", "A control of CorR-PO solves more than GRPO"
-# The control's strengths are shuffled among the sentences of a rollout, so its reward says nothing.
-_REWARDED, _SHUFFLED, _LAYER = "corr-po", "shuffled", "layer-"
-# The methods that are compared with GRPO, each with the claim that it tests.
-_COMPARED = {
-    "corr-po": _GAIN, "corr-po-dapo": _GAIN, "corr-po-centered": _GAIN, "corr-po-gated": _GAIN,
-    "shuffled": _CONTROL, "random": _CONTROL,
-}  # fmt: skip
 
 
-def is_gain(finding: Finding) -> bool:
-    """Return whether a finding is about the accuracy of CorR-PO or of one of its controls."""
-    return finding.claim in (_GAIN, _CONTROL)
-
-
-def findings(folder: Path, rollouts: Mapping[str, pd.DataFrame] | None = None) -> list[Finding]:
+def findings(folder: Path, rollouts: Mapping[str, pd.DataFrame]) -> list[Finding]:
     """Return all findings, in the order of the claims.
 
     Args:
         folder: the folder of the study, which holds its folders of results.
-        rollouts: for each name in `SWEEPS`, the rollouts of the sweep, as `rollouts_of` returns them.
+        rollouts: for each name in `SWEEPS`, the rollouts of the sweep, as `rollouts_of` returns them; an empty table
+            if no cell is stored.
     """
     cells = Cells.read(folder / "results-emergence")
     found = [*_emergence(cells), *_cause(cells)]
@@ -64,11 +44,10 @@ def findings(folder: Path, rollouts: Mapping[str, pd.DataFrame] | None = None) -
         found.sort(key=lambda one: one.claim == _CAUSE)  # The rows of a claim stand together.
     # A second family was measured once, without a training.
     other = folder / "results-emergence-gemma"
-    families = {"SmolLM2-135M": cells} | ({"Gemma 3 270M, base": Cells.read(other)} if other.is_dir() else {})
+    families = {SCALE: cells} | ({"Gemma 3 270M, base": Cells.read(other)} if other.is_dir() else {})
     for family, own in families.items():
         found += [*_level(own, family), *_chain(own, family)]
-    found += [*_gains(folder), *_controlled(rollouts or {}), *_signature(folder), *_layers(folder)]
-    return [*found, *_single_layers(rollouts or {})]
+    return [*found, *rl_findings(folder, rollouts)]
 
 
 def sft_changes(folder: Path) -> dict[str, dict[str, Value]]:
@@ -83,13 +62,13 @@ def sft_changes(folder: Path) -> dict[str, dict[str, Value]]:
         A mapping from a corpus, with its step and its number of seeds, to the changes on each kind of text.
     """
     found = {}
-    for name in ("results-emergence", "results-emergence-long"):
+    for name, device in (("results-emergence", ""), ("results-emergence-long", ", GPU")):
         cells = Cells.read(folder / name)
         for corpus in cells.corpora:
             step = cells.last_step(corpus)
             changes = {texts: cells.change(corpus, step, texts) for texts in ("reasoning", ROLLOUTS)}
             counts = (changes["reasoning"].num_seeds, "seed"), (changes["reasoning"].num_texts, "text")
-            found[f"{corpus}\n{step} steps, {', '.join(_counted(*each) for each in counts)}"] = changes
+            found[f"{corpus}\n{step} steps, {', '.join(counted(*each) for each in counts)}{device}"] = changes
     return found
 
 
@@ -99,7 +78,7 @@ def _emergence(cells: Cells, where: str = SCALE) -> list[Finding]:
     paper = f"{signed(SFT_CHANGES[0])} and {signed(SFT_CHANGES[1])} by type after 200 steps (two models)"
     mind = "the same table for a base model of 1 B or more parameters and 1,000 steps"
     found = []
-    for step in cells.shown_steps("reasoning") or [0]:
+    for step in _steps(cells, "reasoning"):
         when = f" after {step} steps" if step else ""
         for texts, words in ((ROLLOUTS, "own rollouts"), ("reasoning", "held-out reasoning texts")):
             for unit, given, by in _UNITS:
@@ -107,7 +86,8 @@ def _emergence(cells: Cells, where: str = SCALE) -> list[Finding]:
                 # The published numbers are by type and after 200 steps, so only that row is compared with them.
                 size = SFT_CHANGES[0] if (unit, step) == ("type", SFT_STEPS) else None
                 what = f"change of ρ {by} on {words}{when}"
-                found.append(_rho(claim, paper, what, value, judged(value, -1, size), mind, where))
+                number = paper if size is not None else "—"
+                found.append(_rho(claim, number, what, value, judged(value, -1, size), mind, where))
     return found
 
 
@@ -116,8 +96,9 @@ def _cause(cells: Cells, where: str = SCALE) -> list[Finding]:
     claim = _CAUSE
     mind = "a training on reasoning and one on its control that differ on texts of both kinds"
     found = []
-    for other in ("base", "sentences-shuffled", "words-shuffled"):
-        step = cells.last_step("reasoning", other)
+    controls = ("base", "sentences-shuffled", "words-shuffled")
+    places = [(control, step) for control in controls for step in _steps(cells, "reasoning", control)]
+    for other, step in places:
         when = f"after {step} steps of SFT on" if step else "after SFT on"
         for texts, words in ((ROLLOUTS, "own rollouts"), ("reasoning", "held-out reasoning texts")):
             for unit, given, by in _UNITS:
@@ -125,6 +106,12 @@ def _cause(cells: Cells, where: str = SCALE) -> list[Finding]:
                 what = f"ρ {by} on {words} {when} reasoning, minus that after SFT on {other}"
                 found.append(_rho(claim, "no control", what, value, judged(value, -1), mind, where))
     return found
+
+
+def _steps(cells: Cells, *corpora: str) -> list[int]:
+    """Return the steps in the table: `shown_steps`, and that of the published numbers; [0] if nothing is stored."""
+    published = {SFT_STEPS} & set.intersection(*({*cells.steps(corpus)} for corpus in corpora))
+    return sorted({*cells.shown_steps(*corpora)} | published) or [0]
 
 
 def _level(cells: Cells, family: str) -> list[Finding]:
@@ -139,8 +126,8 @@ def _level(cells: Cells, family: str) -> list[Finding]:
         if value.num_seeds:
             lowest = min(BEFORE_SFT)
             verdict = AGAINST if value.high < lowest else FOR if value.low > lowest else UNDECIDED
-            verdict += " (one seed)" if value.num_seeds == 1 else ""
-            scale = f"{family}; {_counted(value.num_seeds, 'seed')}, {_counted(value.num_texts, 'text')}"
+            verdict += ONE_SEED if value.num_seeds == 1 else ""
+            scale = f"{family}; {counted(value.num_seeds, 'seed')}, {counted(value.num_texts, 'text')}"
             paper = f"{signed(BEFORE_SFT[0])} and {signed(BEFORE_SFT[1])} by type (two models)"
             what = f"ρ {words} on own rollouts"
             found.append(Finding(claim, paper, scale, what, *value[:4], "ρ", verdict, mind))
@@ -167,140 +154,9 @@ def _chain(cells: Cells, family: str) -> list[Finding]:
     return found
 
 
-def _gains(folder: Path) -> list[Finding]:
-    """CorR-PO is better than GRPO, and its controls are not."""
-    paper = ", ".join(f"{points(gain / 100)} ({model})" for model, gain in GAINS.items())
-    mind = "three seeds of studies/paper/qwen3-1.7b.yaml"
-    found = []
-    for name, models in SWEEPS.items():
-        if not _tasks(folder, name):
-            found.append(_nothing(_GAIN, paper, models, "accuracy", mind))
-        for task, group in _tasks(folder, name).items():
-            for method, claim in _COMPARED.items():
-                value = _difference(group, method, "accuracy")
-                if value.num_seeds:
-                    number = "no control" if claim == _CONTROL else paper
-                    scale = f"{models}, {task}; {_counted(value.num_seeds, 'seed')}"
-                    what = f"accuracy of {method} minus grpo"
-                    verdict = judged(value, 1, max(GAINS.values()) / 100)
-                    found.append(Finding(claim, number, scale, what, *value[:4], "points", verdict, mind))
-    return found
-
-
-def _controlled(rollouts: Mapping[str, pd.DataFrame]) -> list[Finding]:
-    """CorR-PO solves more than its control, and lowers ρ further."""
-    mind = "three seeds of studies/paper/qwen3-1.7b.yaml, with the control"
-    found = []
-    for models, group, own in _groups(rollouts):
-        accuracy, inversion = (contrast(own, _REWARDED, _SHUFFLED, name) for name in ("correct", "iota"))
-        for claim, number, value, sign, unit in (
-            ("CorR-PO solves more than its control", "accuracy", accuracy, 1, "points"),
-            ("CorR-PO makes ρ more negative than its control", "ρ by sentence", _minus(inversion), -1, "ρ"),
-        ):
-            if value.num_seeds:
-                scale = f"{models}, {group}; {_counted(value.num_seeds, 'seed')}"
-                what = f"{number} of {_REWARDED} minus {_SHUFFLED}"
-                found.append(Finding(claim, "no control", scale, what, *value[:4], unit, judged(value, sign), mind))
-    return found
-
-
-def _single_layers(rollouts: Mapping[str, pd.DataFrame]) -> list[Finding]:
-    """A reward from one layer solves more than one from all layers."""
-    claim, mind = "A reward from one layer solves more than one from all layers", "studies/paper/layers.yaml"
-    found = []
-    for models, group, own in _groups(rollouts):
-        for method in dict.fromkeys(own.method):
-            value = contrast(own, method, _REWARDED, "correct")
-            if method.startswith(_LAYER) and value.num_seeds:
-                scale = f"{models}, {group}; {_counted(value.num_seeds, 'seed')}"
-                what = f"accuracy of {method} minus {_REWARDED}, which measures all layers"
-                found.append(Finding(claim, "—", scale, what, *value[:4], "points", judged(value, 1), mind))
-    return found
-
-
-def _groups(rollouts: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield the rollouts of each group of each sweep, with the words for the sweep and the name of the group."""
-    for name, own in rollouts.items():
-        for group, rows in own.groupby("group", sort=False) if len(own) else ():
-            yield SWEEPS[name], str(group), rows
-
-
-def _signature(folder: Path) -> list[Finding]:
-    """RL moves ρ down, and CorR-PO moves it further."""
-    mind = "ρ of the rollouts along studies/paper/qwen3-1.7b.yaml"
-    found = []
-    for name, models in SWEEPS.items():
-        for task, group in _tasks(folder, name).items():
-            before, corr = _difference(group, "base", "inversion"), _difference(group, "corr-po", "inversion")
-            extra = RL_CHANGES["corr-po"] - RL_CHANGES["grpo"]
-            for claim, what, paper, value in (
-                ("RL makes ρ more negative", "ρ by sentence after grpo, minus before", RL_CHANGES["grpo"], before),
-                (
-                    "CorR-PO makes ρ more negative than GRPO",
-                    "ρ by sentence of corr-po minus grpo",
-                    extra,
-                    _minus(corr),
-                ),
-            ):
-                scale = f"{models}, {task}; {_counted(value.num_seeds, 'seed')}"
-                verdict = judged(value, -1, paper)
-                found.append(Finding(claim, signed(paper), scale, what, *value[:4], "ρ", verdict, mind))
-    return found
-
-
-def _layers(folder: Path) -> list[Finding]:
-    """A reward from one layer helps, and so does one from all layers."""
-    one, every = "A reward from one layer solves more than GRPO", "A reward from all layers solves more than GRPO"
-    paper, mind = "each layer above GRPO (one run each)", "studies/paper/layers.yaml"
-    found = []
-    for name, models in {"tiny-layers": "a tiny model with 6 layers", "smollm2": "SmolLM2-135M"}.items():
-        if not _tasks(folder, name):
-            found.append(_nothing(one, paper, models, "accuracy", mind))
-        for task, group in _tasks(folder, name).items():
-            for method in (entrant["name"] for entrant in group["entrants"]):
-                value = _difference(group, method, "accuracy")
-                # SmolLM2's method for all layers is `corr-po`, which stands among the gains.
-                claim = one if method.startswith(_LAYER) else every if method == "all-layers" else None
-                if value.num_seeds and claim:
-                    scale = f"{models}, {task}; {_counted(value.num_seeds, 'seed')}"
-                    what = f"accuracy of {method} minus grpo"
-                    found.append(Finding(claim, paper, scale, what, *value[:4], "points", judged(value, 1), mind))
-    return found
-
-
 _NOTHING = Value(math.nan, math.nan, math.nan, math.nan, 0, 0)
 
 
 def _rho(claim: str, paper: str, what: str, value: Value, verdict: str, mind: str, where: str) -> Finding:
-    scale = f"{where}; {_counted(value.num_seeds, 'seed')}, {_counted(value.num_texts, 'text')}"
+    scale = f"{where}; {counted(value.num_seeds, 'seed')}, {counted(value.num_texts, 'text')}"
     return Finding(claim, paper, scale, what, *value[:4], "ρ", verdict, mind)
-
-
-def _nothing(claim: str, paper: str, scale: str, what: str, mind: str) -> Finding:
-    return Finding(claim, paper, scale, what, *_NOTHING[:4], "points", NOT_RUN, mind)
-
-
-def _counted(num: int, what: str) -> str:
-    return f"{num} {what}{'' if num == 1 else 's'}"
-
-
-def _tasks(folder: Path, name: str) -> Mapping[str, Any]:
-    """Return the comparisons of a sweep by model and task; empty if it has none yet."""
-    path = folder / f"results-{name}" / "tables" / "findings.json"
-    return json.loads(path.read_text(encoding="utf-8"))["groups"]["tasks"] if path.is_file() else {}
-
-
-def _difference(group: Mapping[str, Any], method: str, metric: str) -> Value:
-    """Return how a method differs from the sweep's reference; nothing if it was not run, or is the reference."""
-    rows = [entrant for entrant in group["entrants"] if entrant["name"] == method]
-    found = rows[0]["differences"].get(metric) if rows else None
-    if found is None:
-        return _NOTHING
-    keys = ("difference", "low", "high", "minimum_detectable")
-    numbers = [math.nan if found[key] is None else float(found[key]) for key in keys]
-    return Value(*numbers, min(found["num_seeds_left"], found["num_seeds_right"]), found["num_problems"])
-
-
-def _minus(value: Value) -> Value:
-    """Return the value with the opposite sign, such as that of ρ = −ι."""
-    return value._replace(value=-value.value, low=-value.high, high=-value.low)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from emergence_findings import Value
 from emergence_settings import ROLLOUTS
 from finding import Finding
-from verdict_claims import GAINS, SFT_CHANGES
+from rl_claims import GAINS, RL_CHANGES
+from verdict_claims import SFT_CHANGES
 
 from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas
 
@@ -27,18 +28,22 @@ _METHODS = {
 }
 
 
-def verdict_figure(changes: Mapping[str, Mapping[str, Value]], gains: Sequence[Finding]) -> Figure:
-    """Draw the changes of ρ by SFT on the left, and the gains of accuracy by CorR-PO on the right.
+def verdict_figure(
+    changes: Mapping[str, Mapping[str, Value]], gains: Sequence[Finding], lowered: Sequence[Finding]
+) -> Figure:
+    """Draw the changes of ρ by SFT, the gains of accuracy by CorR-PO, and what CorR-PO does to ρ.
 
     Args:
         changes: for each corpus that was trained on, the change of ρ by sentence on each set of texts.
         gains: the findings on the accuracy of CorR-PO and its controls.
+        lowered: the findings on ρ after CorR-PO, against ρ after GRPO or after the control.
     """
     scales = list(dict.fromkeys(one.scale for one in gains))
-    with canvas(10.4, 1.9 + 0.42 * max(len(changes), len(scales) + 1, 3)) as (_, figure):
-        left, right = figure.subplots(1, 2)
+    with canvas(14.6, 1.9 + 0.42 * max(len(changes), len(scales) + 1, 3)) as (_, figure):
+        left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.25, 1))
         _changes(left, changes)
-        _gains(right, scales, gains)
+        _gains(middle, scales, gains)
+        _lowered(right, lowered)
     return figure
 
 
@@ -71,10 +76,24 @@ def _gains(axis: Axes, scales: Sequence[str], gains: Sequence[Finding]) -> None:
                 label = None if method in drawn else words
                 _point(axis, one, scales.index(one.scale) + 1 + place, 100.0, colour, marker, label)
                 drawn.add(method)
+    axis.margins(x=0.1)
     _rows(axis, ["the paper, one run each", *(scale.replace("; ", "\n") for scale in scales)])
     axis.set(title="Does CorR-PO solve more than GRPO?", xlabel="points of accuracy against GRPO")
     if drawn:
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+
+
+def _lowered(axis: Axes, lowered: Sequence[Finding]) -> None:
+    """Draw the paper's number in the first row, and a row for each comparison of ours."""
+    paper = RL_CHANGES["corr-po"] - RL_CHANGES["grpo"]
+    axis.plot(paper, 0, "D", color=INK, markersize=4.5)
+    names = ["the paper, one run,\nminus GRPO"]
+    for row, one in enumerate(lowered, 1):
+        against, scale = one.what.rpartition(" minus ")[2], one.scale.replace("; ", ", ")
+        _point(axis, one, row, 1.0, GREY if against == "grpo" else BLUE, "o", None)
+        names.append(f"{scale}\nminus {'GRPO' if against == 'grpo' else 'shuffled control'}")
+    _rows(axis, names)
+    axis.set(title="Does CorR-PO lower ρ?", xlabel="difference of ρ by sentence")
 
 
 def _point(

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 
 from antiphase.errors import InvalidInputError
 from antiphase.statistics.accuracy import majority_at_k, pass_at_k
-from antiphase.statistics.estimate import Estimate, mean_interval, resampled_means, share_interval
+from antiphase.statistics.estimate import Estimate, _kept_draws, mean_interval, resampled_means, share_interval
 
 shares = st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=2, max_size=12)
 
@@ -135,13 +135,17 @@ def test_mean_intervals_cover(num_problems):
 @pytest.mark.parametrize("bits", [np.random.PCG64, np.random.MT19937])
 @pytest.mark.parametrize("size", [7, 300])
 def test_kept_draws_are_those_of_the_generator(bits, size):
-    """300 values are too many for draws to be kept; the second call of the others takes kept ones."""
+    """300 values are too many for draws to be kept, and so are those of another kind of generator."""
+    before = _kept_draws.cache_info()
     for values in np.random.default_rng(1).normal(size=(2, size)):
         plain, ours = (np.random.Generator(bits(5)) for _ in range(2))
         plain.integers(2**31, dtype=np.uint32), ours.integers(2**31, dtype=np.uint32)
         found = resampled_means(values, 10_000, ours)
         np.testing.assert_array_equal(found, values[plain.integers(size, size=(10_000, size))].mean(axis=1))
         assert ours.normal() == plain.normal()
+    after = _kept_draws.cache_info()
+    kept = size == 7 and bits is np.random.PCG64
+    assert (after.hits - before.hits, after.misses - before.misses) == ((1, 1) if kept else (0, 0))
 
 
 def test_resampled_means_have_the_variance_of_the_bootstrap():

@@ -50,7 +50,7 @@ def test_verdicts(value, sign, size, verdict):
 
 def test_nothing_was_run(tmp_path):
     (tmp_path / "results-emergence" / "cells").mkdir(parents=True)
-    found = findings(tmp_path)
+    found = findings(tmp_path, {})
     assert {one.verdict for one in found} == {NOT_RUN}
     assert {one.text for one in found} == {"—"}
 
@@ -70,7 +70,7 @@ def test_what_the_cells_say(tmp_path):
         tmp_path, "tiny-layers", base={"accuracy": difference(-0.3, 0.1)},
         layer_9={"accuracy": difference(0.02, 0.01)}, all_layers={"accuracy": difference(0.0, 0.1)},
     )  # fmt: skip
-    found = findings(tmp_path)
+    found = findings(tmp_path, {})
     layers = [one for one in found if "layer" in one.claim]
     assert [
         (" ".join(one.claim.split()[2:5]), one.scale.partition(",")[0], one.what, one.verdict) for one in layers
@@ -108,7 +108,7 @@ def test_the_longer_training_stands_beside_the_shorter_one(tmp_path):
         (tmp_path / f"results-{name}" / "cells").mkdir(parents=True)
         for number, row in enumerate(rows):
             (tmp_path / f"results-{name}" / "cells" / f"{number}.json").write_text(json.dumps(row))
-    found = findings(tmp_path)
+    found = findings(tmp_path, {})
     longer = [one for one in found if "1000 steps" in one.what and one.what.startswith("change of ρ by sentence on")]
     assert [(one.value, one.scale) for one in longer] == [
         (0.0, "SmolLM2-135M, on a GPU; 1 seed, 4 texts"),
@@ -119,7 +119,7 @@ def test_the_longer_training_stands_beside_the_shorter_one(tmp_path):
     drawn = sft_changes(tmp_path)
     assert sorted(drawn) == [
         "base\n25 steps, 1 seed, 3 texts",
-        "reasoning\n1000 steps, 1 seed, 3 texts",
+        "reasoning\n1000 steps, 1 seed, 3 texts, GPU",
         "reasoning\n25 steps, 2 seeds, 2 texts",
     ]
 
@@ -134,23 +134,25 @@ def test_corr_po_is_compared_with_its_control_on_the_seeds_of_both(tmp_path):
     rows = pd.concat(
         [
             made(method="grpo")[lambda rows: rows.seed == 2].assign(correct=0.0),
-            made(method="shuffled").assign(correct=lambda rows: 1.0 - varied(rows, 0.5)),
+            made(method="shuffled").assign(correct=lambda rows: 1.0 - varied(rows, 0.5) + 0.1 * rows.seed),
             made(coupling=0.1, method="corr-po")[lambda rows: rows.seed < 2].assign(
-                correct=lambda rows: varied(rows, 0.75)
+                correct=lambda rows: varied(rows, 0.75) + 0.1 * rows.seed
             ),
-            made(method="layer-0")[lambda rows: rows.seed < 2].assign(correct=lambda rows: varied(rows, 0.25)),
+            made(method="layer-0")[lambda rows: rows.seed < 2].assign(
+                correct=lambda rows: varied(rows, 0.25) + 0.1 * rows.seed
+            ),
         ]
     ).assign(group="smollm2-135m")
     found = {one.what: one for one in findings(tmp_path, {"tiny": pd.DataFrame(), "smollm2": rows})}
     solved = found["accuracy of corr-po minus shuffled"]
     assert (solved.value, solved.scale, solved.verdict) == (
         pytest.approx(0.25),
-        "SmolLM2-135M, smollm2-135m; 2 seeds",
+        "SmolLM2-135M; 2 seeds",
         "for",
     )
     assert found["ρ by sentence of corr-po minus shuffled"].value == pytest.approx(-0.1)
-    layer = found["accuracy of layer-0 minus corr-po, which measures all layers"]
-    assert layer.value == pytest.approx(-0.5)
+    layer = found["accuracy of corr-po minus layer-0"]
+    assert layer.value == pytest.approx(0.5)
 
 
 def test_the_files(tmp_path):

@@ -72,7 +72,7 @@ def generate(
                 synced_gpus=False,
             )
         except RuntimeError as error:
-            raise explained(error, len(prompt_ids), sampling) from error
+            raise explained(error, len(prompt_ids), sampling, loaded.device) from error
     if not draws.finite:
         raise NonFiniteError("the model's probabilities contain NaN or infinity; try --dtype float32.")
     return [trim(row, ends) for row in output[:, batch.input_ids.shape[1] :].tolist()]
@@ -148,17 +148,20 @@ def trim(ids: list[int], ends: Sequence[int]) -> tuple[list[int], Finish]:
     return ids, "length"
 
 
-def explained(error: RuntimeError, num_rollouts: int, sampling: Sampling) -> Exception:
+def explained(
+    error: RuntimeError, num_rollouts: int, sampling: Sampling, device: torch.device | None = None
+) -> Exception:
     """Return an error that explains a failed generation and says what to do; `error` itself if its cause is unknown.
 
     Args:
         error: the error that torch raised.
         num_rollouts: the number of prompts in the batch.
         sampling: the sampling options.
+        device: the device of the model; None is the current GPU, if there is one.
     """
     if says_out_of_memory(error):
         return OutOfMemoryError(
             f"out of memory while generating {num_rollouts} rollouts at a time. Lower --batch-size (now "
-            f"{num_rollouts}) or --max-new-tokens (now {sampling.max_new_tokens})." + held_by_others()
+            f"{num_rollouts}) or --max-new-tokens (now {sampling.max_new_tokens})." + held_by_others(device)
         )
     return error
