@@ -2,33 +2,28 @@
 
 A cell is one model, setting, method and seed.
 
-OUT/models/NAME/           a model that a command made; it contains made.json once it is complete
+OUT/models/NAME/           a model that a command made (see `making`)
 OUT/work/CELL/train, eval  folders of a cell that is running; they are removed when the cell is done
 OUT/cells/CELL.parquet     a row for each evaluated rollout
 OUT/cells/CELL.json        everything else; this file exists only if the cell is done
 """
 
 import json
-import shlex
 import shutil
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.runs.folder_lock import locked
 from antiphase.runs.versions import commit
-from antiphase.study.grid import Cell, Made
+from antiphase.study.grid import Cell
 from antiphase.study.launch import merged_model, train_under
-from antiphase.study.records import cell_lock, is_done, model_lock, results_locked
+from antiphase.study.making import CellError, made_weights, make_model
+from antiphase.study.records import cell_lock, is_done, results_locked
 from antiphase.study.request import cell_recipe
 from antiphase.training.out_folder import write_whole
 
@@ -42,84 +37,6 @@ UNIT_COLUMNS = (
     "num_steps", "spearman_token", "spearman_type", "spearman_step", "spearman_given_length", "impurity_mean",
     "attention_entropy_mean", "unembedding_norm_mean", "effective_rank_mean",
 )  # fmt: skip
-
-
-class CellError(AntiphaseError, RuntimeError):
-    """Raised when a cell of a study (one model, setting, method and seed) could not be run to its end."""
-
-
-def is_made(made: Made, out: Path) -> bool:
-    """Return whether the model exists in the study's folder `out`, and the command in `made` made it."""
-    marker = out / "models" / made.name / "made.json"
-    return marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["command"] == list(made.command)
-
-
-def make_model(made: Made, out: Path, *, wait: bool = True) -> Path:
-    """Run the command that makes a model, unless the model exists already, and return the model's folder.
-
-    The output of the command goes to a log beside the folder.
-
-    Args:
-        made: the model's name and command.
-        out: the study's folder.
-        wait: whether to wait while another process makes the model. If not, an error is raised.
-
-    Raises:
-        CellError: the command failed, or did not make a model.
-        InvalidInputError: the model exists, but another command made it.
-        InUseError: another process makes the model, and `wait` is False.
-    """
-    lock = model_lock(made, out)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with locked(lock, f"the model {made.name} is being made", wait=wait):
-        return _make(made, out)
-
-
-def _make(made: Made, out: Path) -> Path:
-    """Make the model as `make_model` explains, while this process holds the model's lock."""
-    folder = out / "models" / made.name
-    marker = folder / "made.json"
-    command = [word.replace("{out}", str(folder)) for word in made.command]
-    if is_made(made, out):
-        return folder
-    if marker.is_file():
-        raise InvalidInputError(f"{folder} was made by another command. Remove it, or choose another --out.")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    if command[0] in ("python", "python3"):
-        command[0] = sys.executable
-    log = out / "models" / f"{made.name}.log"
-    status = _call(command, log)
-    if status == 0 and not any(folder.rglob("config.json")):
-        raise CellError(f"making {made.name} left no model in {folder} (no config.json): {shlex.join(command)}.")
-    if status != 0:
-        last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-        raise CellError(
-            f"making {made.name} failed with status {status} ({shlex.join(command)}). The log {log} ends with: {last}"
-        )
-    write_whole(marker, json.dumps({"command": list(made.command)}) + "\n")
-    return folder
-
-
-def _call(command: Sequence[str], log: Path) -> int:
-    """Run a command with its output in a log, and return its exit status.
-
-    If this process ends, also by SIGTERM, the command is ended too.
-    """
-    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
-
-        def end(*_: Any) -> None:
-            process.kill()
-            raise KeyboardInterrupt
-
-        main = threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGTERM, end) if main else None
-        try:
-            return process.wait()
-        finally:
-            process.kill()
-            if main:
-                signal.signal(signal.SIGTERM, before)
 
 
 def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | None = None) -> None:
@@ -249,6 +166,9 @@ def _keep(
         "method": cell.method,
         "seed": cell.seed,
         "trained": cell.trained,
+        "made": None
+        if cell.made is None
+        else {"name": cell.made.name, "weights_sha256": made_weights(cell.made, out)},
         "digest": cell.digest(),
         "recipe": dict(cell.recipe),
         "training": None if trained is None else {key: trained[key] for key in kept},

@@ -97,6 +97,27 @@ def packed_records(folder: Path) -> list[dict[str, Any]]:
     return [_read(path, line) for line in lines if line.strip()]
 
 
+def weights_of_cells(folder: Path, made: str) -> dict[str, str]:
+    """Return the digest of the weights of the made model for each done cell that began with it.
+
+    Cells that an earlier version of antiphase stored have no digest. They are left out.
+
+    Args:
+        folder: the study's folder.
+        made: the name of the made model.
+    """
+    records = packed_records(folder)
+    for path in sorted((folder / "cells").glob("*.json")):
+        with contextlib.suppress(FileNotFoundError):
+            records.append(_read(path, path.read_text(encoding="utf-8")))
+    models = {record["cell"]: record.get("made") or {} for record in records}
+    return {
+        cell: model["weights_sha256"]
+        for cell, model in models.items()
+        if model.get("name") == made and model.get("weights_sha256") is not None
+    }
+
+
 def _read(path: Path, text: str) -> dict[str, Any]:
     """Parse `text`, which is the record of one cell. `path` is the file of the record, for the error message."""
     try:

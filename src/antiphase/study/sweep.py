@@ -23,9 +23,10 @@ from typing import Any
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.runs.folder_lock import InUseError
 from antiphase.study.budget import check_budgets, check_evaluations, check_models, describe_budget
-from antiphase.study.cells import is_made, make_model, run_cell
+from antiphase.study.cells import run_cell
 from antiphase.study.grid import Cell, Study
 from antiphase.study.launch import processes_of
+from antiphase.study.making import is_made, make_model
 from antiphase.study.records import RECORDS, cell_lock, done_cells, done_names, model_lock, results_locked
 from antiphase.study.request import SweepRequest, check_cells, check_free, check_name, sweep_request
 from antiphase.study.scripts import Commands
