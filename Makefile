@@ -54,6 +54,8 @@ study: $(VENV)/.train ## the tables and figures of both studies, from their stor
 	$(BIN)/antiphase sweep studies/first/smollm2.yaml --tables
 	for name in emergence emergence-long; do \
 		$(BIN)/python studies/second/emergence.py studies/second/$$name.yaml --out studies/second/results-$$name --tables || exit 1; done
+	$(BIN)/python studies/second/emergence.py studies/second/emergence.yaml --model gemma-3-270m-q4_k_m.gguf \
+		--out studies/second/results-emergence-gemma --tables
 	for name in $(SECOND); do $(BIN)/antiphase sweep studies/second/$$name.yaml --tables || exit 1; done
 	$(BIN)/python studies/second/verdict.py
 
