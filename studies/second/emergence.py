@@ -25,7 +25,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="the folder of the results")
     parser.add_argument("--work", type=Path, help="the folder of unfinished trainings, 1.6 GB each (OUT/work)")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="cells, corpora or patterns: '*.s0'")
-    parser.add_argument("--model", help="a hub id or a folder, in place of the model of the settings")
+    parser.add_argument("--model", help="a hub id, a folder or a GGUF file, in place of the model of the settings")
     parser.add_argument("--dry-run", action="store_true", help="print the budget, and stop")
     parser.add_argument("--tables", action="store_true", help="run no cell; make the tables of what is stored")
     return parser.parse_args()

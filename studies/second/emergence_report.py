@@ -113,7 +113,7 @@ def _report(cells: Cells, num_cells: int) -> str:
     """Return the text of report.md."""
     parts = [
         "# Does inversion emerge with SFT?",
-        f"{len(cells)} of {num_cells} measurements are stored.",
+        f"Number of stored measurements: {len(cells)}. The whole plan has {num_cells}.",
         "ρ by sentence is the mean of the texts' own ρ, by `own` (mean strength of a sentence's tokens). Brackets are "
         "95 % intervals over seeds and texts; where there is one seed, over texts alone. An interval over texts alone "
         "says nothing about a training with another seed. No interval is corrected for the number of comparisons.",

@@ -38,15 +38,18 @@ def findings(folder: Path, rollouts: Mapping[str, pd.DataFrame]) -> list[Finding
     cells = Cells.read(folder / "results-emergence")
     found = [*_emergence(cells), *_cause(cells)]
     longer = folder / "results-emergence-long"
+    more = Cells.read(longer)
     if longer.is_dir():
-        more = Cells.read(longer)
         found += [*_emergence(more, LONG_SCALE), *_cause(more, LONG_SCALE)]
         found.sort(key=lambda one: one.claim == _CAUSE)  # The rows of a claim stand together.
     # A second family was measured once, without a training.
     other = folder / "results-emergence-gemma"
     families = {SCALE: cells} | ({"Gemma 3 270M, base": Cells.read(other)} if other.is_dir() else {})
     for family, own in families.items():
-        found += [*_level(own, family), *_chain(own, family)]
+        found += _level(own, family)
+    # The longer training begins with the same model.
+    for family, own in (families | ({LONG_SCALE: more} if longer.is_dir() else {})).items():
+        found += _chain(own, family)
     return [*found, *rl_findings(folder, rollouts)]
 
 
@@ -137,7 +140,7 @@ def _level(cells: Cells, family: str) -> list[Finding]:
 def _chain(cells: Cells, family: str) -> list[Finding]:
     """The links of the paper's chain from entropy to strength."""
     claim = "Low entropy, large logit, large hidden state, large gradient"
-    mind = "a model without RMSNorm before its head, in which the last link is positive"
+    mind = "base models of several families in which all links have the needed sign on own rollouts"
     found = []
     for link, (sign, words) in LINKS.items():
         values = cells.link_values(link)

@@ -102,7 +102,7 @@ def test_the_files(tmp_path):
         (tmp_path / "cells" / name).write_text(json.dumps(row))
     text = write_findings(tmp_path, 7)
     assert text == (tmp_path / "report.md").read_text()
-    assert "5 of 7 measurements are stored." in text
+    assert "Number of stored measurements: 5. The whole plan has 7." in text
     assert f"| reasoning | 25 | 2 | {Cells(ROWS).change('reasoning', 25, 'reasoning')} |" in text
     assert "| reasoning | 25 | 0.38 | 0.75 | 0.50 |" in text  # the mean of 0.25 and 0.5
     table = pd.read_csv(tmp_path / "tables" / "correlations.csv")
