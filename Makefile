@@ -47,17 +47,22 @@ $(VENV)/.train: pyproject.toml constraints.txt $(VENV)/.demo | $(BIN)/python
 train: $(VENV)/.train ## train the embedded model with CorR-PO: it learns to add (40 steps of about 38 s, and evaluations)
 	$(BIN)/antiphase train --config recipes/smollm2-sums/recipe.yaml --out runs/train-$$(date +%Y%m%d-%H%M%S)
 
-# Sweeps of the second study; a file joins the list when some of its cells are stored.
-SECOND := tiny-tuning tiny-finals tiny tiny-layers smollm2
-study: $(VENV)/.train ## the tables and figures of both studies, from their stored cells (about three minutes)
-	$(BIN)/antiphase sweep studies/first/tiny.yaml --tables
-	$(BIN)/antiphase sweep studies/first/smollm2.yaml --tables
-	for name in emergence emergence-long; do \
-		$(BIN)/python studies/second/emergence.py studies/second/$$name.yaml --out studies/second/results-$$name --tables || exit 1; done
+# The studies whose tables are made, the longest first; a file joins the list when some of its cells are stored.
+TABLES := sweep/second/tiny emergence/emergence emergence/emergence-long sweep/first/tiny sweep/second/tiny-tuning \
+	sweep/second/tiny-finals sweep/second/tiny-layers sweep/second/tiny-long sweep/second/smollm2 sweep/first/smollm2 emergence/gemma
+study: $(VENV)/.train ## the tables and figures of both studies, from their stored cells (about two minutes, with two free cores)
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs 2 $(addprefix tables/,$(TABLES))
+	$(BIN)/python studies/second/verdict.py
+
+tables/sweep/%:
+	$(BIN)/antiphase sweep studies/$*.yaml --tables
+
+tables/emergence/%:
+	$(BIN)/python studies/second/emergence.py studies/second/$*.yaml --out studies/second/results-$* --tables
+
+tables/emergence/gemma:
 	$(BIN)/python studies/second/emergence.py studies/second/emergence.yaml --model gemma-3-270m-q4_k_m.gguf \
 		--out studies/second/results-emergence-gemma --tables
-	for name in $(SECOND); do $(BIN)/antiphase sweep studies/second/$$name.yaml --tables || exit 1; done
-	$(BIN)/python studies/second/verdict.py
 
 # No embedded model, no browser, no training, no process that verifies; and of these tests none that simulates how often an
 # interval covers the truth.

@@ -39,7 +39,7 @@ def verdict_figure(
         lowered: the findings on ρ after CorR-PO, against ρ after GRPO or after the control.
     """
     scales = list(dict.fromkeys(one.scale for one in gains))
-    with canvas(14.6, 1.9 + 0.42 * max(len(changes), len(scales) + 1, 3)) as (_, figure):
+    with canvas(15.4, 1.9 + 0.42 * max(len(changes), len(scales) + 1, 3)) as (_, figure):
         left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.25, 1))
         _changes(left, changes)
         _gains(middle, scales, gains)
@@ -77,7 +77,7 @@ def _gains(axis: Axes, scales: Sequence[str], gains: Sequence[Finding]) -> None:
                 _point(axis, one, scales.index(one.scale) + 1 + place, 100.0, colour, marker, label)
                 drawn.add(method)
     axis.margins(x=0.1)
-    _rows(axis, ["the paper, one run each", *(scale.replace("; ", "\n") for scale in scales)])
+    _rows(axis, ["the paper, one run each", *(_short(scale).replace("; ", "\n") for scale in scales)])
     axis.set(title="Does CorR-PO solve more than GRPO?", xlabel="points of accuracy against GRPO")
     if drawn:
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
@@ -89,7 +89,7 @@ def _lowered(axis: Axes, lowered: Sequence[Finding]) -> None:
     axis.plot(paper, 0, "D", color=INK, markersize=4.5)
     names = ["the paper, one run,\nminus GRPO"]
     for row, one in enumerate(lowered, 1):
-        against, scale = one.what.rpartition(" minus ")[2], one.scale.replace("; ", ", ")
+        against, scale = one.what.rpartition(" minus ")[2], _short(one.scale).replace("; ", ", ")
         _point(axis, one, row, 1.0, GREY if against == "grpo" else BLUE, "o", None)
         names.append(f"{scale}\nminus {'GRPO' if against == 'grpo' else 'shuffled control'}")
     _rows(axis, names)
@@ -103,6 +103,11 @@ def _point(
     if not math.isnan(value.value):
         axis.plot([scale * value.low, scale * value.high], [row, row], color=colour, linewidth=1.5)
         axis.plot(scale * value.value, row, marker, color=colour, markersize=5, linestyle="none", label=label)
+
+
+def _short(scale: str) -> str:
+    """Return a scale without the size of the tiny models, which is the same everywhere."""
+    return scale.replace("64x2 · ", "")
 
 
 def _rows(axis: Axes, names: Sequence[str]) -> None:
