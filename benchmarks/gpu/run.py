@@ -28,7 +28,7 @@ WHEELS = HERE / "wheels"
 # Part → seconds: what it may take, and in a dry run. A part stops itself; this is for one that hangs.
 PARTS = {
     "right": (70, 60),
-    "agree": (90, 60),
+    "agree": (90, 120),
     "fast": (200, 40),
     "train": (170, 90),
     "learn": (200, 120),
