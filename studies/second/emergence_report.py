@@ -23,7 +23,7 @@ GIVEN = {"none": "nothing held fixed", "length+position": "length and position o
 
 
 def write_findings(out: Path, num_cells: int) -> str:
-    """Write OUT/report.md, OUT/tables and OUT/figures, and return the text of the report.
+    """Write OUT/report.md, OUT/tables and, once a training is stored, OUT/figures. Return the text of the report.
 
     Args:
         out: the folder of the study.
@@ -35,6 +35,8 @@ def write_findings(out: Path, num_cells: int) -> str:
     _chain_table(cells).to_csv(out / "tables" / "chain.csv", index=False, lineterminator="\n")
     text = _report(cells, num_cells)
     (out / "report.md").write_text(text, encoding="utf-8")
+    if not cells.corpora:
+        return text  # There is no course of training to draw.
     (out / "figures").mkdir(exist_ok=True)
     curves = {
         texts: {

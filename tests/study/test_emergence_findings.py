@@ -174,3 +174,4 @@ def test_no_training_yet(tmp_path):
     assert "| entropy and the token's logit | − | −0.500 [−0.500, −0.500] | −0.500 [−0.500, −0.500] |" in text
     table = pd.read_csv(tmp_path / "tables" / "correlations.csv")
     assert set(table.corpus) == {"untrained"}
+    assert not (tmp_path / "figures").exists()

@@ -53,13 +53,7 @@ def done_cells(folder: Path, study: Study) -> dict[str, dict[str, Any]]:
         InvalidInputError: a stored cell was run with options that differ from those in the study, or a file is
             damaged.
     """
-    # Single files first: another process may pack them now, and writes the packed file before it removes them.
-    single = {}
-    for path in sorted((folder / "cells").glob("*.json")):
-        with contextlib.suppress(FileNotFoundError):
-            record = _read(path, path.read_text(encoding="utf-8"))
-            single[record["cell"]] = record
-    records = {record["cell"]: record for record in packed_records(folder)} | single
+    records = _records(folder)
     found = {}
     for cell in study.cells:
         if cell.name not in records:
@@ -106,16 +100,23 @@ def weights_of_cells(folder: Path, made: str) -> dict[str, str]:
         folder: the study's folder.
         made: the name of the made model.
     """
-    records = packed_records(folder)
-    for path in sorted((folder / "cells").glob("*.json")):
-        with contextlib.suppress(FileNotFoundError):
-            records.append(_read(path, path.read_text(encoding="utf-8")))
-    models = {record["cell"]: record.get("made") or {} for record in records}
+    models = {cell: record.get("made") or {} for cell, record in _records(folder).items()}
     return {
         cell: model["weights_sha256"]
         for cell, model in models.items()
         if model.get("name") == made and model.get("weights_sha256") is not None
     }
+
+
+def _records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return a mapping from the name of each cell that is done to its record, whatever study the cell belongs to."""
+    # Single files first: another process may pack them now, and writes the packed file before it removes them.
+    single = {}
+    for path in sorted((folder / "cells").glob("*.json")):
+        with contextlib.suppress(FileNotFoundError):
+            record = _read(path, path.read_text(encoding="utf-8"))
+            single[record["cell"]] = record
+    return {record["cell"]: record for record in packed_records(folder)} | single
 
 
 def _read(path: Path, text: str) -> dict[str, Any]:
